@@ -1,0 +1,61 @@
+"""One embedded PostgreSQL for the whole run; every test that asks gets a migrated database of its own in it.
+
+A migrated database is made once per process and copied (`CREATE DATABASE ... TEMPLATE`), which takes some 50 ms.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tokentra_dagster.warehouse.database import Database
+from tokentra_dagster.warehouse.embedded import EmbeddedServer
+from tokentra_dagster.warehouse.migrate import migrate
+
+_numbers = itertools.count(1)
+for name in [name for name in os.environ if name.startswith("TOKENTRA_")]:
+    del os.environ[name]
+
+
+def _at(url: str, database: str) -> str:
+    return url.rsplit("/", 1)[0] + "/" + database
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """Administrator's URL of a server that lives as long as the test session."""
+    folder = Path(tempfile.mkdtemp(prefix="tokentra-test-"))
+    folder.chmod(0o755)
+    server = EmbeddedServer(folder / "var")
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template_database(server_url: str) -> str:
+    """Name of a migrated, empty database."""
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE template_migrated")
+    migrate(Database(_at(server_url, "template_migrated")))
+    return "template_migrated"
+
+
+@pytest.fixture
+def database(server_url: str, template_database: str) -> Iterator[Database]:
+    """A migrated database of this test's own."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
+        connection.execute(f'ALTER DATABASE {name} SET search_path = "$user", public, app, raw, marts, analytics')
+        yield Database(_at(server_url, name))
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")

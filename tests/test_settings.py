@@ -1,0 +1,27 @@
+"""Settings say what is wrong and what is known."""
+
+from __future__ import annotations
+
+import pytest
+
+from tokentra_dagster.errors import SettingsError
+from tokentra_dagster.settings import KNOWN, Settings
+
+
+def test_an_unknown_setting_is_an_error_that_lists_the_known_ones() -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_environment({"TOKENTRA_DATBASE_URL": "x"})
+    assert "TOKENTRA_DATBASE_URL" in str(raised.value)
+    assert all(name in str(raised.value) for name in KNOWN)
+
+
+@pytest.mark.parametrize("value", ["0", "65536", "http", "-1", "٣"])
+def test_a_port_must_be_a_port(value: str) -> None:
+    with pytest.raises(SettingsError, match="1 to 65535"):
+        Settings.from_environment({"TOKENTRA_UI_PORT": value})
+
+
+def test_a_database_url_of_another_kind_is_refused_and_secrets_may_be_named() -> None:
+    with pytest.raises(SettingsError, match="postgresql://"):
+        Settings.from_environment({"TOKENTRA_DATABASE_URL": "mysql://x"})
+    assert Settings.from_environment({"TOKENTRA_SECRET_OPENAI": "k"}).database_url is None

@@ -1,0 +1,52 @@
+"""The embedded server: survives the command that started it, refuses strangers, stops on request."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tokentra_dagster.warehouse.embedded import EmbeddedServer
+
+
+@pytest.fixture
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    for parent in (folder, *folder.parents):
+        if parent.stat().st_mode & 0o055 != 0o055:
+            parent.chmod(parent.stat().st_mode | 0o055)
+    return folder / "var"
+
+
+def test_it_survives_the_process_that_started_it_and_stops_on_request(home: Path) -> None:
+    code = f"from pathlib import Path; from tokentra_dagster.warehouse.embedded import EmbeddedServer; print(EmbeddedServer(Path({str(home)!r})).start())"
+    started = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    server = EmbeddedServer(home)
+    try:
+        assert server.url() == started.stdout.strip()
+        with psycopg.connect(started.stdout.strip()) as connection:
+            version = connection.execute("SHOW server_version_num").fetchone()
+        assert version is not None and int(version[0]) >= 180000
+    finally:
+        assert server.stop() is True
+    assert server.url() is None
+    assert server.stop() is False
+
+
+def test_two_commands_at_once_start_one_server_and_a_wrong_password_is_refused(home: Path) -> None:
+    server = EmbeddedServer(home)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            urls = set(pool.map(lambda _: EmbeddedServer(home).start(), range(4)))
+        assert len(urls) == 1
+        url = urls.pop()
+        password = url.split(":")[2].split("@")[0]
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(url.replace(password, "guess"))
+        assert oct(server.address_file.stat().st_mode & 0o777) == "0o600"
+    finally:
+        server.stop()

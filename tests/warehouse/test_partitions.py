@@ -1,0 +1,40 @@
+"""Partitions are made as needed; a record never fails for want of one (correction 2)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from tokentra_dagster.warehouse.database import Database
+from tokentra_dagster.warehouse.partitions import ensure_partitions, months
+
+INSERT = """
+INSERT INTO raw.usage_records (org_id, provider_connection_id, provider, source, timestamp, bucket_start, bucket_end, granularity, model, input_tokens)
+VALUES (gen_random_uuid(), gen_random_uuid(), 'openai', 'file', %(at)s, %(at)s, %(at)s + interval '1 hour', '1h', 'gpt-4o', 7)
+"""
+
+
+def test_months_end_at_the_year_and_an_end_on_the_first_takes_no_further_month() -> None:
+    found = [(a.strftime("%Y-%m"), b.strftime("%Y-%m")) for a, b in months(datetime(2025, 11, 30, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))]
+    assert found == [("2025-11", "2025-12"), ("2025-12", "2026-01"), ("2026-01", "2026-02")]
+
+
+def test_a_record_of_a_month_nobody_prepared_is_kept_and_moves_into_its_partition_later(database: Database) -> None:
+    with database.connect() as db:
+        db.execute(INSERT, {"at": datetime(2031, 5, 17, 3, tzinfo=UTC)})
+        db.commit()
+        assert db.execute("SELECT count(*) AS n FROM raw.usage_records_default").fetchone() == {"n": 1}
+        made = ensure_partitions(db, datetime(2031, 5, 1, tzinfo=UTC), datetime(2031, 5, 2, tzinfo=UTC))
+        assert made == ["usage_records_y2031m05"]
+        assert ensure_partitions(db, datetime(2031, 5, 1, tzinfo=UTC), datetime(2031, 6, 1, tzinfo=UTC)) == []
+        assert db.execute("SELECT count(*) AS n FROM raw.usage_records_default").fetchone() == {"n": 0}
+        assert db.execute("SELECT input_tokens, tableoid::regclass::text AS home FROM raw.usage_records").fetchone() == {
+            "input_tokens": 7, "home": "usage_records_y2031m05",
+        }  # fmt: skip
+
+
+def test_the_specifications_names_work_with_the_default_search_path(database: Database) -> None:
+    import psycopg
+
+    with psycopg.connect(database.url) as plain:
+        assert plain.execute("SELECT count(*) FROM usage_records").fetchone() == (0,)
+        assert plain.execute("SELECT count(*) FROM usage_quotas").fetchone() == (0,)

@@ -1,0 +1,1 @@
+"""The commands behind `tokentra`, by what they are for: platform, setup, work, look."""

@@ -1,0 +1,104 @@
+"""The platform itself: start it, show it, its database, the simulator."""
+
+from __future__ import annotations
+
+import click
+
+from tokentra_dagster.commands.common import echo_json, open_database, settings
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of the Dagster UI on 127.0.0.1 (default: TOKENTRA_UI_PORT or 3000).")
+def up(port: int | None) -> None:
+    """Start the database, the Dagster UI and the daemon; Ctrl-C stops what it started."""
+    from tokentra_dagster.platform import run_platform
+
+    chosen = settings()
+    raise SystemExit(run_platform(chosen, port or chosen.ui_port))
+
+
+@click.command()
+@click.option("--days", default=60, show_default=True, type=click.IntRange(1, 365))
+def demo(days: int) -> None:
+    """Run the whole platform once on two simulated organisations, and show what it found."""
+    from tokentra_dagster.demo import run_demo
+
+    run_demo(settings(), days)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8321, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--now", help="The simulator's clock, e.g. 2026-06-30T12:00Z (default: the real time).")
+def simulate(host: str, port: int, now: str | None) -> None:
+    """Serve simulated OpenAI and Anthropic usage APIs until Ctrl-C."""
+    from tokentra_dagster.commands.common import parse_moment
+    from tokentra_dagster.simulator.server import serve
+
+    click.echo(f"OpenAI:    http://{host}:{port}/openai/v1   (key sk-admin-acme or sk-admin-globex)")
+    click.echo(f"Anthropic: http://{host}:{port}/anthropic   (key sk-ant-admin01-acme or sk-ant-admin01-globex)")
+    serve(host, port, now=parse_moment(now, "--now") if now else None)
+
+
+@click.group("db")
+def database() -> None:
+    """The database: the embedded PostgreSQL, or the one of TOKENTRA_DATABASE_URL."""
+
+
+@database.command("start")
+def db_start() -> None:
+    """Start the embedded server (if it is the one in use) and migrate."""
+    click.echo(f"Running at {open_database().public_address}")
+
+
+@database.command("stop")
+def db_stop() -> None:
+    """Stop the embedded server."""
+    from tokentra_dagster.errors import UsageError
+    from tokentra_dagster.warehouse.embedded import EmbeddedServer
+
+    chosen = settings()
+    if chosen.database_url:
+        raise UsageError("TOKENTRA_DATABASE_URL names a server of your own; tokentra only stops the embedded one.")
+    click.echo("Stopped." if EmbeddedServer(chosen.home, chosen.database_port).stop() else "It was not running.")
+
+
+@database.command("status")
+@click.option("--json", "as_json", is_flag=True)
+def db_status(as_json: bool) -> None:
+    """Say whether it runs, where, and which migration it is at. Starts nothing; exit status 1 when it does not run."""
+    from tokentra_dagster.warehouse.database import Database
+    from tokentra_dagster.warehouse.embedded import EmbeddedServer
+    from tokentra_dagster.warehouse.migrate import current, head
+
+    chosen = settings()
+    url = chosen.database_url or EmbeddedServer(chosen.home, chosen.database_port).url()
+    running = url is not None
+    status = {"running": running, "embedded": chosen.database_url is None, "address": None, "migration": None, "newest": head()}
+    if url:
+        found = Database(url)
+        status |= {"address": found.public_address, "migration": current(found)}
+    if as_json:
+        echo_json(status)
+    elif running:
+        click.echo(f"Running at {status['address']}, migration {status['migration']} of {status['newest']}")
+    else:
+        click.echo("Not running; `tokentra db start` starts it.")
+    raise SystemExit(0 if running else 1)
+
+
+@database.command("url")
+def db_url() -> None:
+    """Print its address with the password, for psql, dbt or a BI tool."""
+    click.echo(open_database().url)
+
+
+@database.command("migrate")
+def db_migrate() -> None:
+    """Bring the schema to the newest version; safe to repeat."""
+    from tokentra_dagster.warehouse.database import Database
+    from tokentra_dagster.warehouse.migrate import current, migrate
+
+    opened = Database.open(settings())
+    changed = migrate(opened)
+    click.echo(f"{'Migrated to' if changed else 'Already at'} {current(opened)}.")

@@ -1,0 +1,191 @@
+"""Dagster assets that fill the raw schema: one asset per provider, daily partitions, and one for imported files.
+
+An asset fetches the connections, calls `sync_connection` for each, and returns evidence. One connection's failure never
+stops another's: the run's metadata and the check `every_connection_synced` say which failed and why. Transient failures
+make the step retry with back-off; a repeat changes nothing that was already right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+from tokentra_dagster.errors import TokenTraError, TransientError
+from tokentra_dagster.ingest.load import LoadResult
+from tokentra_dagster.ingest.sync import granularity_of, sync_connection
+from tokentra_dagster.ingest.windows import aligned, moment
+from tokentra_dagster.providers import SOURCES
+from tokentra_dagster.warehouse.database import Database
+from tokentra_dagster.warehouse.directory import ConnectionRow, connections
+from tokentra_dagster.warehouse.resource import Warehouse
+
+OWNERS = ["team:data-platform"]
+DAILY = dg.DailyPartitionsDefinition(start_date="2023-01-01", timezone="UTC", end_offset=1)
+MAX_RETRIES = 3
+
+
+class SyncConfig(dg.Config):
+    """What to sync. Empty `connections` means every active one of the provider; a window narrows the partitions' days."""
+
+    connections: list[str] = []
+    window_start: str = ""
+    window_end: str = ""
+    granularity: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one connection: a result, or why not."""
+
+    connection: ConnectionRow
+    result: LoadResult | None = None
+    error: TokenTraError | None = None
+
+
+def sync_all(
+    database: Database, rows: Sequence[ConnectionRow], start: datetime, end: datetime, granularity: str, run_id: str | None, log: Any
+) -> list[Outcome]:
+    """Each connection in turn; an error ends only its own."""
+    outcomes: list[Outcome] = []
+    for row in rows:
+        window = aligned(start, end, granularity or granularity_of(row))
+        try:
+            result = sync_connection(database, row, window, run_id=run_id)
+            log.info(f"{row.label}: {result.loaded} records, {result.costs} cost lines, {result.rejected} rejected")
+            outcomes.append(Outcome(row, result))
+        except TokenTraError as error:
+            log.error(f"{row.label}: {error}")
+            outcomes.append(Outcome(row, error=error))
+    return outcomes
+
+
+def evidence(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Metadata a person would look at: counts, tokens, time range and a row per connection."""
+    done = [outcome.result for outcome in outcomes if outcome.result]
+    lines = ["| connection | records | replaced | rejected | cost lines | input tokens | output tokens | error |", "|---|--:|--:|--:|--:|--:|--:|---|"]
+    for outcome in outcomes:
+        result = outcome.result
+        figures = (
+            f"{result.loaded:,} | {result.replaced:,} | {result.rejected:,} | {result.costs:,} | {result.input_tokens:,} | {result.output_tokens:,}"
+            if result else "| | | | |"
+        )  # fmt: skip
+        lines.append(f"| {outcome.connection.label} | {figures} | {outcome.error or ''} |")
+    metadata: dict[str, Any] = {
+        "connections": dg.MetadataValue.md("\n".join(lines)),
+        "dagster/row_count": sum(result.loaded for result in done),
+        "rejected": sum(result.rejected for result in done),
+        "input_tokens": sum(result.input_tokens for result in done),
+        "output_tokens": sum(result.output_tokens for result in done),
+        "failed_connections": sum(1 for outcome in outcomes if outcome.error),
+    }
+    if done:
+        metadata["window_start"] = min(result.window_start for result in done).isoformat()
+        metadata["window_end"] = max(result.window_end for result in done).isoformat()
+    return metadata
+
+
+def _window(context: dg.AssetExecutionContext, config: SyncConfig, now: datetime) -> tuple[datetime, datetime]:
+    if config.window_start and config.window_end:
+        return moment(config.window_start, "window_start"), moment(config.window_end, "window_end")
+    days = context.partition_time_window
+    return days.start.astimezone(UTC), min(days.end.astimezone(UTC), now)
+
+
+def _chosen(database: Database, provider: str, names: Sequence[str]) -> list[ConnectionRow]:
+    with database.connect() as db:
+        everyone = [row for row in connections(db, source="provider_api") if row.provider == provider]
+    if not names:
+        return [row for row in everyone if row.is_active]
+    chosen = [row for row in everyone if names and (row.label in names or row.name in names or str(row.id) in names)]
+    unknown = [name for name in names if not any(name in (row.label, row.name, str(row.id)) for row in chosen)]
+    if unknown:
+        raise dg.Failure(f"No {provider} connection is named {', '.join(unknown)}. There are: {', '.join(row.label for row in everyone) or 'none'}.")
+    return chosen
+
+
+def usage_key(provider: str) -> dg.AssetKey:
+    return dg.AssetKey(["raw", f"{provider}_usage"])
+
+
+def costs_key(provider: str) -> dg.AssetKey:
+    return dg.AssetKey(["raw", f"{provider}_costs"])
+
+
+RECORDS = dg.AssetKey(["raw", "usage_records"])
+COSTS = dg.AssetKey(["raw", "provider_costs"])
+
+
+def provider_sync(provider: str) -> dg.AssetsDefinition:
+    """The asset that syncs every connection of one provider. Runs of one provider queue in the pool of its name."""
+
+    @dg.multi_asset(
+        name=f"sync_{provider}",
+        specs=[
+            dg.AssetSpec(
+                usage_key(provider), group_name="raw", owners=OWNERS, kinds={"python", "postgres"}, partitions_def=DAILY,
+                description=f"Usage that {provider} reports, replaced a window at a time in raw.usage_records.",
+            ),
+            dg.AssetSpec(
+                costs_key(provider), group_name="raw", owners=OWNERS, kinds={"python", "postgres"}, partitions_def=DAILY,
+                description=f"What {provider} billed per day, in raw.provider_costs.",
+            ),
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "every_connection_synced", asset=usage_key(provider), description="Fails when a connection of this run could not be synced; its metadata says why."
+            )
+        ],
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=provider,
+    )  # fmt: skip
+    def sync(context: dg.AssetExecutionContext, config: SyncConfig, warehouse: Warehouse) -> Iterator[Any]:
+        database = warehouse.database()
+        rows = _chosen(database, provider, config.connections)
+        start, end = _window(context, config, datetime.now(UTC))
+        outcomes = sync_all(database, rows, start, end, config.granularity, context.run_id, context.log)
+        failed = [outcome for outcome in outcomes if outcome.error]
+        if any(isinstance(outcome.error, TransientError) for outcome in failed) and context.retry_number < MAX_RETRIES:
+            waits = [outcome.error.retry_after or 0 for outcome in failed if isinstance(outcome.error, TransientError)]
+            raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=min(max(*waits, 5 * 2**context.retry_number), 300))
+        metadata = evidence(outcomes)
+        for table, key in ((RECORDS, usage_key(provider)), (COSTS, costs_key(provider))):
+            yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+            context.log_event(dg.AssetMaterialization(table, metadata={"written_by": f"sync_{provider}", "run_id": context.run_id}))
+        yield dg.AssetCheckResult(
+            asset_key=usage_key(provider), check_name="every_connection_synced", passed=not failed,
+            metadata={outcome.connection.label: str(outcome.error) for outcome in failed},
+        )  # fmt: skip
+
+    return sync
+
+
+SYNCS = [provider_sync(provider) for provider in SOURCES]
+TABLES = [
+    dg.AssetSpec(
+        RECORDS, deps=[usage_key(provider) for provider in SOURCES] + [dg.AssetKey(["raw", "imported_usage"])],
+        group_name="raw", owners=OWNERS, kinds={"postgres", "table"}, description="Every usage record of every source (specification 2.1).",
+    ),
+    dg.AssetSpec(
+        COSTS, deps=[costs_key(provider) for provider in SOURCES], group_name="raw", owners=OWNERS,
+        kinds={"postgres", "table"}, description="What providers billed, per day and line.",
+    ),
+]  # fmt: skip
+JOBS = {
+    provider: dg.define_asset_job(
+        f"sync_{provider}_job", selection=dg.AssetSelection.assets(usage_key(provider), costs_key(provider)),
+        description=f"Sync {provider} connections for a range of days.",
+    )
+    for provider in SOURCES
+}  # fmt: skip
+
+
+def partition_range_tags(start: datetime, end: datetime) -> dict[str, str]:
+    """Tags that make one run cover the days of `[start, end)`."""
+    return {
+        "dagster/asset_partition_range_start": start.astimezone(UTC).strftime("%Y-%m-%d"),
+        "dagster/asset_partition_range_end": (end.astimezone(UTC) - timedelta(microseconds=1)).strftime("%Y-%m-%d"),
+    }

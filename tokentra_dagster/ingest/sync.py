@@ -1,0 +1,118 @@
+"""Sync one connection: ask the provider for a window and replace it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tokentra_dagster.batch import ROWS_PER_BATCH, batch_of
+from tokentra_dagster.errors import PermanentError
+from tokentra_dagster.ingest.load import LoadResult, Spool, load_window
+from tokentra_dagster.providers import open_source
+from tokentra_dagster.providers.base import ConnectionConfig, Source, Window
+from tokentra_dagster.records import CostRecord, EntityName, Item, RejectedItem, UsageRecord
+from tokentra_dagster.warehouse.database import Database
+from tokentra_dagster.warehouse.directory import ConnectionRow
+
+OWN_OPTIONS = ("granularity",)
+DEFAULT_GRANULARITY = "1h"
+
+
+def resolve_secret(reference: str | None) -> str:
+    """The key that `env:NAME` or `file:PATH` points at. Raises `PermanentError` naming the reference, never the key."""
+    if not reference:
+        raise PermanentError("The connection has no secret; add it again with --secret env:NAME or --secret file:PATH.")
+    kind, _, where = reference.partition(":")
+    if kind == "env":
+        value = os.environ.get(where, "")
+        hint = f"the environment variable {where} is not set"
+    elif kind == "file":
+        path = Path(where).expanduser()
+        value = path.read_text().strip() if path.is_file() else ""
+        hint = f"the file {where} is not there or is empty"
+    else:
+        raise PermanentError(f"The secret {reference!r} must be env:NAME or file:PATH.")
+    if not value:
+        raise PermanentError(f"The secret {reference} cannot be read: {hint} for this process.")
+    return value.strip()
+
+
+def source_of(connection: ConnectionRow) -> Source:
+    """The provider behind a connection, its secret resolved."""
+    options = {name: str(value) for name, value in connection.options.items() if name not in OWN_OPTIONS}
+    return open_source(ConnectionConfig(connection.provider, resolve_secret(connection.secret_ref), connection.base_url, options))
+
+
+def granularity_of(connection: ConnectionRow) -> str:
+    """What width of bucket the connection is synced at: its option `granularity`, else one hour."""
+    return str(connection.options.get("granularity", DEFAULT_GRANULARITY))
+
+
+def sync_connection(
+    database: Database, connection: ConnectionRow, window: Window, *, run_id: str | None = None, now: datetime | None = None
+) -> LoadResult:
+    """Replace one window of one connection with what the provider says now. `now` is for tests; errors as the provider module raises them."""
+    source = source_of(connection)
+
+    def fill(spool: Spool) -> None:
+        for batch in _batches(source.usage(window), spool):
+            spool.add(batch)
+        for item in source.costs(window):
+            if isinstance(item, CostRecord):
+                spool.add_cost(item)
+            elif isinstance(item, RejectedItem):
+                spool.reject(item.reason, item.payload, item.bucket_start)
+
+    return load_window(
+        database, connection, window, kind="sync", fill=fill, settles_after=source.settles_after,
+        run_id=run_id, now=now or datetime.now(UTC), prepare=lambda: refresh_names(database, connection, source),
+    )  # fmt: skip
+
+
+def refresh_names(database: Database, connection: ConnectionRow, source: Source, minutes: int = 15) -> int:
+    """Read the provider's names for its ids unless they were read in the last `minutes`; returns how many."""
+    with database.connect() as db:
+        recent = db.execute(
+            "SELECT EXISTS (SELECT FROM raw.provider_entities WHERE provider_connection_id = %s AND seen_at > now() - make_interval(mins => %s)) AS yes",
+            [connection.id, minutes],
+        ).fetchone()
+        if recent and recent["yes"]:
+            return 0
+    names = list(source.names())
+    with database.connect() as db:
+        _store_names(db, connection, names)
+    return len(names)
+
+
+def _store_names(db, connection: ConnectionRow, names: Iterable[EntityName]) -> None:  # type: ignore[no-untyped-def]
+    from psycopg.types.json import Jsonb
+
+    unique = {(name.kind, name.id): name for name in names}
+    db.cursor().executemany(
+        "INSERT INTO raw.provider_entities (provider_connection_id, org_id, provider, kind, entity_id, name, provider_metadata) "
+        "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (provider_connection_id, kind, entity_id) DO UPDATE "
+        "SET name = excluded.name, provider_metadata = excluded.provider_metadata, seen_at = now()",
+        [
+            (connection.id, connection.org_id, connection.provider, name.kind, name.id, name.name, Jsonb(name.metadata))
+            for name in unique.values()
+        ],
+    )
+
+
+def _batches(items: Iterator[Item], spool: Spool):  # type: ignore[no-untyped-def]
+    """Usage in batches; what was rejected or is a cost goes to the spool at once."""
+    records: list[UsageRecord] = []
+    for item in items:
+        if isinstance(item, UsageRecord):
+            records.append(item)
+            if len(records) >= ROWS_PER_BATCH:
+                yield batch_of(records)
+                records = []
+        elif isinstance(item, RejectedItem):
+            spool.reject(item.reason, item.payload, item.bucket_start)
+        else:
+            spool.add_cost(item)
+    if records:
+        yield batch_of(records)

@@ -1,0 +1,62 @@
+"""The environment as one frozen, typed `Settings`. An unknown `TOKENTRA_*` name or a bad value raises and lists what is known."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokentra_dagster.errors import SettingsError
+
+PREFIX = "TOKENTRA_"
+KNOWN = {
+    "TOKENTRA_DATABASE_URL": "postgresql:// address of your own server (15 or newer); unset: an embedded PostgreSQL 18 is used",
+    "TOKENTRA_HOME": "folder for the embedded database, Dagster's files and logs (default: var in the current folder)",
+    "TOKENTRA_DATABASE_PORT": "port of the embedded database on 127.0.0.1 (default: one that is free, then kept)",
+    "TOKENTRA_UI_PORT": "port of the Dagster UI on 127.0.0.1 (default: 3000)",
+}
+# Set by our own commands for dbt and Dagster; a person never needs them.
+INTERNAL = {f"TOKENTRA_PG_{part}" for part in ("HOST", "PORT", "USER", "PASSWORD", "DBNAME")} | {
+    "TOKENTRA_DAGSTER_URL",
+    "TOKENTRA_VERSION",
+}
+# Names a person may choose for secrets that connections point at (env:NAME).
+SECRET_PREFIX = "TOKENTRA_SECRET_"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where things are. `database_url` None means the embedded server under `home`."""
+
+    home: Path
+    database_url: str | None
+    database_port: int | None
+    ui_port: int
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read and check the environment. Raises `SettingsError` naming the offending name, its value and what is known."""
+        env = os.environ if environ is None else environ
+        for name in sorted(env):
+            if name.startswith(PREFIX) and name not in KNOWN and name not in INTERNAL and not name.startswith(SECRET_PREFIX):
+                known = ", ".join(sorted(KNOWN))
+                raise SettingsError(f"{name} is not a setting. Known: {known}. Secrets may be named {SECRET_PREFIX}...")
+        url = env.get("TOKENTRA_DATABASE_URL") or None
+        if url is not None and not url.startswith(("postgresql://", "postgres://")):
+            raise SettingsError("TOKENTRA_DATABASE_URL must start with postgresql://, e.g. postgresql://user:password@host:5432/tokentra")
+        return cls(
+            home=Path(env.get("TOKENTRA_HOME") or "var").absolute(),
+            database_url=url,
+            database_port=_port(env, "TOKENTRA_DATABASE_PORT"),
+            ui_port=_port(env, "TOKENTRA_UI_PORT") or 3000,
+        )
+
+
+def _port(env: Mapping[str, str], name: str) -> int | None:
+    text = env.get(name)
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise SettingsError(f"{name} is {text!r}; it must be a port number from 1 to 65535")
+    return int(text)

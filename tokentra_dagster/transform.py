@@ -1,0 +1,75 @@
+"""The dbt project as Dagster assets and checks. Asset keys are schema and name, so the graph joins without a mapping."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster_dbt import DagsterDbtTranslator, DbtCliResource, dbt_assets
+
+from tokentra_dagster.runtime import TELEMETRY_OFF
+from tokentra_dagster.settings import Settings
+from tokentra_dagster.warehouse.resource import Warehouse
+
+PLACEHOLDERS = {f"TOKENTRA_PG_{part}": "1" for part in ("HOST", "PORT", "USER", "PASSWORD", "DBNAME")}
+
+
+def project_folder() -> Path:
+    """The dbt project: inside an installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "dbt_project"
+    return inside if inside.exists() else Path(__file__).parent.parent / "dbt_project"
+
+
+def target_folder(settings: Settings) -> Path:
+    return settings.home / "dbt" / "target"
+
+
+def ensure_manifest(settings: Settings) -> Path:
+    """The manifest of the project as it is on disk now; `dbt parse` runs only when a file is newer. Needs no database."""
+    project, target = project_folder(), target_folder(settings)
+    manifest = target / "manifest.json"
+    sources = [path for path in project.rglob("*") if path.suffix in (".sql", ".yml", ".csv") and "target" not in path.parts]
+    if not manifest.exists() or max(path.stat().st_mtime for path in sources) > manifest.stat().st_mtime:
+        import os
+
+        command = [
+            str(Path(sys.executable).parent / "dbt"), "--quiet", "parse", "--project-dir", str(project), "--profiles-dir", str(project),
+            "--target-path", str(target), "--log-path", str(target.parent / "logs"),
+        ]  # fmt: skip
+        done = subprocess.run(command, env={**PLACEHOLDERS, **os.environ, **TELEMETRY_OFF}, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"dbt parse failed:\n{done.stdout}\n{done.stderr}")
+        manifest.touch()
+    return manifest
+
+
+class Translator(DagsterDbtTranslator):
+    """Keys from schema and name; the folder is the group; eager automation follows new raw data."""
+
+    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
+        return dg.AssetKey([dbt_resource_props["schema"], dbt_resource_props.get("alias") or dbt_resource_props["name"]])
+
+    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
+        return str(dbt_resource_props["schema"])
+
+    def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> list[str]:
+        return ["team:data-platform"]
+
+    def get_automation_condition(self, dbt_resource_props: Mapping[str, Any]) -> dg.AutomationCondition | None:  # type: ignore[type-arg]
+        return dg.AutomationCondition.any_deps_updated() & ~dg.AutomationCondition.in_progress() & ~dg.AutomationCondition.any_deps_in_progress()
+
+
+def dbt_definitions(settings: Settings) -> tuple[dg.AssetsDefinition, DbtCliResource]:
+    """The models as one multi-asset, and the dbt command it uses."""
+
+    @dbt_assets(manifest=ensure_manifest(settings), dagster_dbt_translator=Translator(), name="dbt_models")
+    def dbt_models(context: dg.AssetExecutionContext, dbt: DbtCliResource, warehouse: Warehouse) -> Iterator[Any]:
+        warehouse.database()
+        yield from dbt.cli(["build"], context=context).stream()
+
+    project = project_folder()
+    return dbt_models, DbtCliResource(project_dir=str(project), profiles_dir=str(project))

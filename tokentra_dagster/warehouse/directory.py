@@ -1,0 +1,160 @@
+"""The `app` schema: organisations, their connections, teams, projects, cost centers and attribution rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+
+from tokentra_dagster.errors import UsageError
+from tokentra_dagster.records import PROVIDERS, SOURCES
+
+Connection = psycopg.Connection[dict[str, Any]]
+ENTITY_TABLES = {"team": "teams", "project": "projects", "cost_center": "cost_centers"}
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionRow:
+    """One row of `app.provider_connections` with its organisation's name."""
+
+    id: UUID
+    org_id: UUID
+    organization: str
+    name: str
+    provider: str
+    source: str
+    secret_ref: str | None
+    base_url: str | None
+    options: Mapping[str, str]
+    is_active: bool
+
+    @property
+    def label(self) -> str:
+        return f"{self.organization}/{self.name}"
+
+
+def add_organization(connection: Connection, name: str, time_zone: str = "UTC", currency: str = "USD") -> tuple[UUID, bool]:
+    """The organisation's id, and whether it is new."""
+    row = connection.execute(
+        "INSERT INTO app.organizations (name, time_zone, currency) VALUES (%s, %s, %s) ON CONFLICT (name) DO NOTHING RETURNING id",
+        [name, time_zone, currency],
+    ).fetchone()
+    return (row["id"], True) if row else (organization_id(connection, name), False)
+
+
+def organization_id(connection: Connection, name: str) -> UUID:
+    """By name or id. Raises `UsageError` that lists the ones there are."""
+    row = connection.execute("SELECT id FROM app.organizations WHERE name = %s OR id::text = %s", [name, name]).fetchone()
+    if row is None:
+        known = [r["name"] for r in connection.execute("SELECT name FROM app.organizations ORDER BY name")]
+        there = f"There are: {', '.join(known)}." if known else "There is none yet: run `tokentra org add NAME`."
+        raise UsageError(f"No organisation is named {name!r}. {there}")
+    identifier: UUID = row["id"]
+    return identifier
+
+
+def add_connection(
+    connection: Connection, *, org: str, name: str, provider: str, source: str = "provider_api",
+    secret_ref: str | None = None, base_url: str | None = None, options: Mapping[str, str] | None = None,
+) -> tuple[UUID, bool]:  # fmt: skip
+    """The connection's id, and whether it is new; one of that name gets the new settings."""
+    if provider not in PROVIDERS:
+        raise UsageError(f"provider is {provider!r}; it must be one of {', '.join(PROVIDERS)}.")
+    if source not in SOURCES:
+        raise UsageError(f"source is {source!r}; it must be one of {', '.join(SOURCES)}.")
+    row = connection.execute(
+        """
+        INSERT INTO app.provider_connections AS c (org_id, name, provider, source, secret_ref, base_url, options)
+        VALUES (%(org)s, %(name)s, %(provider)s, %(source)s, %(secret)s, %(url)s, %(options)s)
+        ON CONFLICT (org_id, name) DO UPDATE SET secret_ref = excluded.secret_ref, base_url = excluded.base_url,
+          options = excluded.options, is_active = true, updated_at = now()
+        WHERE c.provider = excluded.provider AND c.source = excluded.source
+        RETURNING id, xmax = 0 AS is_new
+        """,
+        {
+            "org": organization_id(connection, org), "name": name, "provider": provider, "source": source,
+            "secret": secret_ref, "url": base_url, "options": json.dumps(dict(options or {})),
+        },
+    ).fetchone()  # fmt: skip
+    if row is None:
+        raise UsageError(f"{org} already has a connection named {name!r} to another provider or source; choose another name.")
+    return row["id"], row["is_new"]
+
+
+_CONNECTIONS = """
+SELECT c.id, c.org_id, o.name AS organization, c.name, c.provider, c.source, c.secret_ref, c.base_url, c.options, c.is_active
+FROM app.provider_connections AS c JOIN app.organizations AS o ON o.id = c.org_id
+"""
+
+
+def connections(connection: Connection, *, active_only: bool = False, source: str | None = None) -> list[ConnectionRow]:
+    rows = connection.execute(
+        _CONNECTIONS + " WHERE (c.is_active OR NOT %s) AND (%s::text IS NULL OR c.source = %s) ORDER BY o.name, c.name",
+        [active_only, source, source],
+    )
+    return [ConnectionRow(**row) for row in rows]
+
+
+def find_connection(connection: Connection, name: str) -> ConnectionRow:
+    """By `ORG/NAME`, by name where it is the only one, or by id. Raises `UsageError` that lists the ones there are."""
+    everyone = connections(connection)
+    found = [c for c in everyone if name in (c.label, str(c.id))] or [c for c in everyone if c.name == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f"Several organisations have a connection {name!r}; say which: {', '.join(c.label for c in found)}.")
+    there = f"There are: {', '.join(c.label for c in everyone)}." if everyone else "There is none: run `tokentra connection add`."
+    raise UsageError(f"No connection is named {name!r}. {there}")
+
+
+def disable_connection(connection: Connection, name: str) -> ConnectionRow:
+    """It is no longer synced; what it loaded stays."""
+    row = find_connection(connection, name)
+    connection.execute("UPDATE app.provider_connections SET is_active = false, updated_at = now() WHERE id = %s", [row.id])
+    return row
+
+
+def ensure_entities(connection: Connection, org_id: UUID, kind: str, names: Iterable[str]) -> dict[tuple[str, str], UUID]:
+    """Ids of the organisation's teams, projects or cost centers of these names, made where they are new."""
+    wanted = sorted(set(names))
+    table = sql.Identifier("app", ENTITY_TABLES[kind])
+    connection.execute(
+        sql.SQL("INSERT INTO {} (org_id, name) SELECT %s, unnest(%s::text[]) ON CONFLICT (org_id, name) DO NOTHING").format(table),
+        [org_id, wanted],
+    )
+    rows = connection.execute(sql.SQL("SELECT name, id FROM {} WHERE org_id = %s AND name = ANY(%s)").format(table), [org_id, wanted])
+    return {(kind, row["name"]): row["id"] for row in rows}
+
+
+def add_rule(
+    connection: Connection, *, org: str, match_field: str, match_value: str, priority: int = 100, provider: str | None = None,
+    team: str | None = None, project: str | None = None, cost_center: str | None = None,
+    feature: str | None = None, environment: str | None = None,
+) -> UUID:  # fmt: skip
+    """Add or replace the rule with this priority and match. Teams, projects and cost centers are made where they are new."""
+    org_id = organization_id(connection, org)
+    ids: dict[str, UUID | None] = {}
+    for kind, name in (("team", team), ("project", project), ("cost_center", cost_center)):
+        ids[kind] = ensure_entities(connection, org_id, kind, [name])[kind, name] if name else None
+    if not any((*ids.values(), feature, environment)):
+        raise UsageError("A rule must fill something: give a team, project, cost center, feature or environment.")
+    row = connection.execute(
+        """
+        INSERT INTO app.attribution_rules
+          (org_id, priority, match_field, match_value, provider, team_id, project_id, cost_center_id, feature, environment)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        ON CONFLICT (org_id, priority, match_field, match_value) DO UPDATE SET provider = excluded.provider,
+          team_id = excluded.team_id, project_id = excluded.project_id, cost_center_id = excluded.cost_center_id,
+          feature = excluded.feature, environment = excluded.environment
+        RETURNING id
+        """,
+        [org_id, priority, match_field, match_value, provider, ids["team"], ids["project"], ids["cost_center"], feature, environment],
+    ).fetchone()
+    assert row is not None
+    identifier: UUID = row["id"]
+    return identifier
