@@ -1,0 +1,50 @@
+"""The sources that a connection can name. Listing them imports no vendor's SDK; opening one does."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import cast
+
+from tokentra_dagster.errors import PermanentError
+from tokentra_dagster.providers.base import ConnectionConfig, Source
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderEntry:
+    """Where a source's class lives (`module:Class`, taking one `ConnectionConfig`), and what a person needs to use it."""
+
+    target: str
+    title: str
+    key_needed: str
+    options: tuple[str, ...]
+
+    def open(self, config: ConnectionConfig) -> Source:
+        module, _, name = self.target.partition(":")
+        return cast(Source, getattr(importlib.import_module(module), name)(config))
+
+
+SOURCES: dict[str, ProviderEntry] = {
+    "openai": ProviderEntry(
+        target="tokentra_dagster.providers.openai:OpenAISource",
+        title="OpenAI organisation usage and costs",
+        key_needed="an Admin API key (sk-admin-...)",
+        options=("endpoints", "costs", "timeout_seconds", "max_retries"),
+    ),
+    "anthropic": ProviderEntry(
+        target="tokentra_dagster.providers.anthropic:AnthropicSource",
+        title="Anthropic organisation usage and costs",
+        key_needed="an Admin API key (sk-ant-admin01-...) or a key with read:analytics",
+        options=("api", "group_by", "timeout_seconds", "max_retries"),
+    ),
+}
+
+
+def open_source(config: ConnectionConfig) -> Source:
+    """The source that this connection describes. Asks the provider nothing yet."""
+    entry = SOURCES.get(config.provider)
+    if entry is None:
+        raise PermanentError(f"unknown provider {config.provider!r}; known providers are {', '.join(sorted(SOURCES))}")
+    if not config.api_key.strip():
+        raise PermanentError(f"{config.provider}: the connection has no key; give it {entry.key_needed}")
+    return entry.open(config)
