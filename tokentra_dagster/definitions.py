@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from tokentra_dagster.ingest.assets import JOBS, SYNCS, TABLES
-from tokentra_dagster.ingest.imports import import_file, import_job
+from tokentra_dagster.ingest.imports import apply_rules_job, import_job, imported_usage
 from tokentra_dagster.ingest.schedules import SCHEDULES
 from tokentra_dagster.settings import Settings
 from tokentra_dagster.transform import dbt_definitions
@@ -19,8 +19,8 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     """Everything Dagster knows of us. `overrides` replaces resources by name, for tests."""
     models, dbt = dbt_definitions(Settings.from_environment())
     return dg.Definitions(
-        assets=[*SYNCS, *TABLES, import_file, models],
-        jobs=[*JOBS.values(), import_job, dg.define_asset_job("build_job", selection=dg.AssetSelection.assets(models))],
+        assets=[*SYNCS, *TABLES, imported_usage, models],
+        jobs=[*JOBS.values(), import_job, apply_rules_job, dg.define_asset_job("build_job", selection=dg.AssetSelection.assets(models))],
         schedules=SCHEDULES,
         resources={"warehouse": Warehouse(), "dbt": dbt, **(overrides or {})},
     )

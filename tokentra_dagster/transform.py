@@ -47,6 +47,12 @@ def ensure_manifest(settings: Settings) -> Path:
     return manifest
 
 
+class BuildConfig(dg.Config):
+    """`full_refresh` builds everything anew instead of what changed."""
+
+    full_refresh: bool = False
+
+
 class Translator(DagsterDbtTranslator):
     """Keys from schema and name; the folder is the group; eager automation follows new raw data."""
 
@@ -67,9 +73,10 @@ def dbt_definitions(settings: Settings) -> tuple[dg.AssetsDefinition, DbtCliReso
     """The models as one multi-asset, and the dbt command it uses."""
 
     @dbt_assets(manifest=ensure_manifest(settings), dagster_dbt_translator=Translator(), name="dbt_models")
-    def dbt_models(context: dg.AssetExecutionContext, dbt: DbtCliResource, warehouse: Warehouse) -> Iterator[Any]:
+    def dbt_models(context: dg.AssetExecutionContext, config: BuildConfig, dbt: DbtCliResource, warehouse: Warehouse) -> Iterator[Any]:
         warehouse.database()
-        yield from dbt.cli(["build"], context=context).stream()
+        arguments = ["build", "--full-refresh"] if config.full_refresh else ["build"]
+        yield from dbt.cli(arguments, context=context).stream().fetch_row_counts()
 
     project = project_folder()
     return dbt_models, DbtCliResource(project_dir=str(project), profiles_dir=str(project))

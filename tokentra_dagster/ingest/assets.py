@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 
 from tokentra_dagster.errors import TokenTraError, TransientError
-from tokentra_dagster.ingest.load import LoadResult
+from tokentra_dagster.ingest.intake import LoadResult
 from tokentra_dagster.ingest.sync import granularity_of, sync_connection
 from tokentra_dagster.ingest.windows import aligned, moment
 from tokentra_dagster.providers import SOURCES

@@ -52,35 +52,33 @@ class Attribution:
     rules: Sequence[Rule] = ()
     names: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
-    def fill(self, key: Mapping[str, str | None]) -> dict[str, str | None]:
-        """What the rules say for one combination of `KEY_COLUMNS`."""
-        found: dict[str, str | None] = dict.fromkeys(FILLED)
-        for rule in self.rules:
-            column = MATCH_COLUMNS[rule.match_field]
-            value = key[column]
-            name = self.names.get((column, value)) if value is not None else None
-            if rule.matches(value, name):
-                for target in FILLED:
-                    if found[target] is None and getattr(rule, target) is not None:
-                        found[target] = str(getattr(rule, target))
-        return found
+    def columns(self, keys: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
+        """`FILLED` for every row, as text columns; `keys` has the text columns `KEY_COLUMNS`.
 
-    def columns(self, batch: pa.RecordBatch) -> dict[str, pa.Array]:
-        """`FILLED` for every row of a batch of `USAGE_SCHEMA`, as text columns. Each combination of keys is decided once."""
-        if not self.rules or batch.num_rows == 0:
-            return {target: pa.nulls(batch.num_rows, pa.string()) for target in FILLED}
-        rows, positions = distinct_rows([batch.column(name) for name in KEY_COLUMNS])
-        decided = [self.fill(dict(zip(KEY_COLUMNS, row, strict=True))) for row in rows]
-        return {target: pa.array([fill[target] for fill in decided], pa.string()).take(positions) for target in FILLED}
+        A rule looks at one column, so each distinct value of a column is matched once and a row's answer is the smallest
+        rule number among its columns: the cost does not grow with the number of rules times rows.
+        """
+        rows = len(keys["model"])
+        first = {target: np.full(rows, len(self.rules)) for target in FILLED}
+        for column in KEY_COLUMNS:
+            mine = [(number, rule) for number, rule in enumerate(self.rules) if MATCH_COLUMNS[rule.match_field] == column]
+            if not mine:
+                continue
+            encoded = keys[column].dictionary_encode(null_encoding="encode")
+            values = encoded.dictionary.to_pylist()
+            positions = encoded.indices.to_numpy(zero_copy_only=False)
+            for target in FILLED:
+                numbered = [(number, rule) for number, rule in mine if getattr(rule, target) is not None]
+                if numbered:
+                    ranks = np.array([self._first_match(numbered, column, value) for value in values])
+                    np.minimum(first[target], ranks[positions], out=first[target])
+        return {target: self._answers(target).take(pa.array(numbers)) for target, numbers in first.items()}
 
+    def _first_match(self, numbered: Sequence[tuple[int, Rule]], column: str, value: str | None) -> int:
+        name = self.names.get((column, value)) if value is not None else None
+        return next((number for number, rule in numbered if rule.matches(value, name)), len(self.rules))
 
-def distinct_rows(columns: Sequence[pa.Array]) -> tuple[list[tuple[str | None, ...]], pa.Array]:
-    """The distinct combinations over text columns, and for every row which one it is."""
-    encoded = [column.dictionary_encode(null_encoding="encode") for column in columns]
-    code = np.zeros(len(columns[0]), dtype=np.int64)
-    for part in encoded:
-        code = code * len(part.dictionary) + part.indices.to_numpy(zero_copy_only=False)
-        _, code = np.unique(code, return_inverse=True)
-    _, first, position = np.unique(code, return_index=True, return_inverse=True)
-    rows = [tuple(column[int(index)].as_py() for column in columns) for index in first]
-    return rows, pa.array(position)
+    def _answers(self, target: str) -> pa.Array:
+        """What each rule fills in, and NULL after the last for rows that no rule matches."""
+        filled = (getattr(rule, target) for rule in self.rules)
+        return pa.array([None if value is None else str(value) for value in filled] + [None], pa.string())

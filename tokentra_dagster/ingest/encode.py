@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from tokentra_dagster.ingest.attribution import FILLED, Attribution
+from tokentra_dagster.ingest.attribution import FILLED, KEY_COLUMNS, Attribution
 from tokentra_dagster.model_names import model_family
 from tokentra_dagster.pricing import price_batch
 
@@ -29,7 +29,7 @@ COPIED = (
     "request_count", "success_count", "error_count",
     "total_latency_ms", "min_latency_ms", "max_latency_ms", "p50_latency_ms", "p95_latency_ms", "p99_latency_ms",
     "latency_histogram", "estimated_cost", "cost_basis", "price_source", "currency",
-    "team_id", "project_id", "cost_center_id", "feature", "environment",
+    "team_id", "project_id", "cost_center_id", "feature", "environment", "said",
     "provider_project_id", "api_key_id", "context_window", "token_details", "user_ids", "unique_user_count",
     "provider_metadata", "sync_id",
 )  # fmt: skip
@@ -100,7 +100,7 @@ def encode(batch: pa.RecordBatch, target: Target) -> bytes:
     """A validated batch as CSV in the order of `COPIED`: unquoted empty is NULL, text is always quoted."""
     rows = batch.num_rows
     priced = price_batch(batch, target.provider)
-    filled = target.attribution.columns(batch)
+    filled = target.attribution.columns({name: batch.column(name) for name in KEY_COLUMNS})
     users = batch.column("user_id")
     columns: dict[str, pa.Array] = {
         "id": sequential_uuids(rows),
@@ -119,6 +119,7 @@ def encode(batch: pa.RecordBatch, target: Target) -> bytes:
         "sync_id": _constant(str(target.sync_id), rows),
     }
     said = {"team_id": "team", "project_id": "project", "cost_center_id": "cost_center"}
+    given: dict[str, pa.Array] = {}
     for name in FILLED:
         if name in said:
             kind = said[name]
@@ -126,6 +127,8 @@ def encode(batch: pa.RecordBatch, target: Target) -> bytes:
         else:
             own = batch.column(name)
         columns[name] = pc.coalesce(own, filled[name])
+        given[name] = own
+    columns["said"] = _names_given(given, rows)
     for name in _AS_IS:
         columns[name] = batch.column(name)
     sink = io.BytesIO()
@@ -148,6 +151,17 @@ def sequential_uuids(count: int) -> pa.Array:
     text[:, 1::2] = digits[raw & 0x0F]
     offsets = np.arange(0, 32 * (count + 1), 32, dtype=np.int32)
     return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(text))
+
+
+def _names_given(given: Mapping[str, pa.Array], rows: int) -> pa.Array:
+    """The names of the columns that have a value, as a JSON array; NULL where none has (almost always)."""
+    present = {name: column for name, column in given.items() if column.null_count < rows}
+    if not present:
+        return pa.nulls(rows, pa.string())
+    none = pa.scalar(None, pa.string())
+    names = [pc.if_else(pc.is_valid(column), pa.scalar(f'"{name}"'), none) for name, column in present.items()]
+    joined = pc.binary_join_element_wise(*names, ",", null_handling="skip")
+    return pc.if_else(pc.equal(joined, ""), none, pc.binary_join_element_wise("[", joined, "]", ""))
 
 
 def _constant(value: str, rows: int) -> pa.Array:

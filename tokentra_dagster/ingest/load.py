@@ -1,139 +1,44 @@
 """Replace a window, atomically (design, "Sync").
 
-A load first spools everything to disk, encoded and checked, then in ONE transaction deletes the connection's records of
-that granularity in the window, copies the new ones in, and finishes the `sync_history` row. A reader sees the window
-before or after, never between; a load that dies leaves the old window and a `failed` row with the error.
+A load takes in everything first, encoded and checked, then in ONE transaction deletes the connection's records of that
+granularity in the window, copies the new ones in, and finishes the `sync_history` row. A reader sees the window before or
+after, never between; a load that dies leaves the old window and a `failed` row with the error.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from typing import IO, Any
+from typing import Any
 from uuid import UUID, uuid4
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import psycopg
 from psycopg.types.json import Jsonb
 
 from tokentra_dagster.errors import PermanentError, TransientError
 from tokentra_dagster.ingest.attribution import Attribution, Rule
-from tokentra_dagster.ingest.encode import COPIED, Target, encode, validate
+from tokentra_dagster.ingest.encode import COPIED, Target
+from tokentra_dagster.ingest.intake import COST_COLUMNS, Intake, LoadResult, Spool, Stream
 from tokentra_dagster.ingest.windows import ceiling, floor
 from tokentra_dagster.providers.base import Window
-from tokentra_dagster.records import CostRecord
 from tokentra_dagster.warehouse.database import Database
-from tokentra_dagster.warehouse.directory import Connection, ConnectionRow, ensure_entities
+from tokentra_dagster.warehouse.directory import Connection, ConnectionRow
 from tokentra_dagster.warehouse.partitions import ensure_partitions
 
 CHANGE_LOCK = 7_265_003
-CHUNK = 1 << 20
-COST_COLUMNS = (
-    "bucket_start", "bucket_end", "amount", "list_amount", "currency", "line_item", "model", "cost_type", "token_type",
-    "provider_project_id", "api_key_id", "user_id", "quantity", "quantity_unit",
-)  # fmt: skip
-
-
-@dataclass(slots=True)
-class LoadResult:
-    """What a load did. Counts are rows; `replaced` is what the window held before."""
-
-    sync_id: UUID
-    connection: str
-    window_start: datetime
-    window_end: datetime
-    granularity: str
-    loaded: int = 0
-    replaced: int = 0
-    rejected: int = 0
-    costs: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    requests: int = 0
-    notes: list[str] = field(default_factory=list)
-
-
-class Spool:
-    """What a source said, on disk until it is complete. Memory does not grow with the number of rows."""
-
-    def __init__(self, target: Target, window: Window, database: Database, result: LoadResult) -> None:
-        self.target = target
-        self.window = window
-        self.result = result
-        self._database = database
-        self._rows: IO[bytes] = tempfile.TemporaryFile()
-        self._rejected: IO[bytes] = tempfile.TemporaryFile()
-        self._costs: IO[bytes] = tempfile.TemporaryFile()
-
-    def add(self, batch: pa.RecordBatch, payload: Callable[[int], Any] | None = None, line: Callable[[int], int] | None = None) -> None:
-        """Take a batch of `USAGE_SCHEMA`; rows that cannot be usage are kept as rejected. `payload` gives the original of a row."""
-        inside = pc.and_(
-            pc.greater_equal(batch.column("bucket_start"), pa.scalar(self.window.start, batch.schema.field("bucket_start").type)),
-            pc.less(batch.column("bucket_start"), pa.scalar(self.window.end, batch.schema.field("bucket_start").type)),
-        )
-        good, refused = validate(batch)
-        for row in refused:
-            original = payload(row.index) if payload else _plain_row(batch, row.index)
-            self.reject(row.reason, original, row.bucket_start, line(row.index) if line else None)
-        if not pc.all(inside).as_py():
-            outside = pc.sum(pc.invert(inside)).as_py()
-            raise PermanentError(f"The source gave {outside} records outside the window {_span(self.window)}; nothing was loaded.")
-        if good.num_rows == 0:
-            return
-        self._name_entities(good)
-        self._rows.write(encode(good, self.target))
-        self.result.loaded += good.num_rows
-        self.result.input_tokens += pc.sum(good.column("input_tokens")).as_py() or 0
-        self.result.output_tokens += pc.sum(good.column("output_tokens")).as_py() or 0
-        self.result.requests += pc.sum(good.column("request_count")).as_py() or 0
-
-    def add_cost(self, cost: CostRecord) -> None:
-        values = [getattr(cost, name) for name in COST_COLUMNS]
-        self._costs.write(json.dumps([values, cost.metadata], default=str).encode() + b"\n")
-        self.result.costs += 1
-
-    def reject(self, reason: str, payload: Any, bucket_start: datetime | None = None, line: int | None = None) -> None:
-        entry = [bucket_start, line, reason, payload]
-        self._rejected.write(json.dumps(entry, default=_json_value).encode() + b"\n")
-        self.result.rejected += 1
-
-    def row_chunks(self) -> Iterator[bytes]:
-        self._rows.seek(0)
-        while chunk := self._rows.read(CHUNK):
-            yield chunk
-
-    def rejected(self) -> Iterator[list[Any]]:
-        self._rejected.seek(0)
-        return map(json.loads, self._rejected)
-
-    def costs(self) -> Iterator[list[Any]]:
-        self._costs.seek(0)
-        return map(json.loads, self._costs)
-
-    def close(self) -> None:
-        for file in (self._rows, self._rejected, self._costs):
-            file.close()
-
-    def _name_entities(self, batch: pa.RecordBatch) -> None:
-        known = self.target.entity_ids
-        for kind in ("team", "project", "cost_center"):
-            names = [name for name in pc.unique(batch.column(kind)).to_pylist() if name is not None and (kind, name) not in known]
-            if names:
-                with self._database.connect() as connection:
-                    known.update(ensure_entities(connection, self.target.org_id, kind, names))  # type: ignore[attr-defined]
+COPY = f"COPY raw.usage_records ({', '.join(COPIED)}) FROM STDIN (FORMAT csv)"
 
 
 def load_window(
     database: Database, connection: ConnectionRow, window: Window, *,
-    kind: str, fill: Callable[[Spool], None], settles_after: timedelta, run_id: str | None = None, now: datetime | None = None,
+    kind: str, fill: Callable[[Intake], None], settles_after: timedelta, run_id: str | None = None, now: datetime | None = None,
     prepare: Callable[[], object] | None = None,
 ) -> LoadResult:  # fmt: skip
-    """Replace the connection's window with what `fill` puts into the spool. One load per connection at a time: a second waits.
+    """Replace the connection's window with what `fill` takes in. One load per connection at a time: a second waits.
+
+    A `sync` is spooled, because its source can fail half-way; an `import` streams from a file that is complete.
 
     `prepare` runs before the attribution rules are read (a sync refreshes the provider's names in it).
 
@@ -143,7 +48,6 @@ def load_window(
     with database.connect(application=f"tokentra {kind} {connection.label}") as db, _only_one(db, connection):
         _fail_crashed(db, connection)
         _begin(db, connection, window, kind, result.sync_id, run_id, settles_after, now)
-        spool = None
         try:
             if prepare:
                 prepare()
@@ -151,17 +55,12 @@ def load_window(
                 connection.org_id, connection.id, connection.provider, connection.source, result.sync_id, attribution_of(db, connection), {}
             )
             db.commit()
-            spool = Spool(target, window, database, result)
-            fill(spool)
             ensure_partitions(db, window.start, window.end)
-            _replace(db, connection, window, spool, kind)
+            (_spool_then_replace if kind == "sync" else _replace_streaming)(db, database, connection, window, target, result, fill)
         except BaseException as error:
             db.rollback()
             _fail(db, result.sync_id, error)
             raise
-        finally:
-            if spool:
-                spool.close()
     return result
 
 
@@ -237,53 +136,77 @@ def _begin(
     db.commit()
 
 
-def _replace(db: Connection, connection: ConnectionRow, window: Window, spool: Spool, kind: str) -> None:
-    result = spool.result
-    span = {"connection": connection.id, "start": window.start, "end": window.end, "granularity": window.granularity}
-    with db.transaction():
-        result.replaced = db.execute(
-            "DELETE FROM raw.usage_records WHERE provider_connection_id = %(connection)s "
-            "AND timestamp >= %(start)s AND timestamp < %(end)s AND granularity = %(granularity)s",
-            span,
-        ).rowcount
-        with db.cursor().copy(f"COPY raw.usage_records ({', '.join(COPIED)}) FROM STDIN (FORMAT csv)") as copy:
-            for chunk in spool.row_chunks():
-                copy.write(chunk)
-        _replace_rejected(db, connection, window, spool)
-        if kind == "sync":
+def _spool_then_replace(
+    db: Connection, database: Database, connection: ConnectionRow, window: Window, target: Target, result: LoadResult,
+    fill: Callable[[Intake], None],
+) -> None:  # fmt: skip
+    with Spool(target, window, database, result) as spool:
+        fill(spool)
+        with db.transaction():
+            _delete(db, connection, window, result)
+            with db.cursor().copy(COPY) as copy:
+                for chunk in spool.chunks():
+                    copy.write(chunk)
             _replace_costs(db, connection, window, spool)
-        db.execute(
-            "UPDATE raw.sync_history SET status = 'completed', completed_at = now(), records_loaded = %s, records_replaced = %s, "
-            "records_rejected = %s, costs_loaded = %s WHERE id = %s",
-            [result.loaded, result.replaced, result.rejected, result.costs, result.sync_id],
-        )
-        log_change(
-            db, org_id=connection.org_id, provider=connection.provider, connection_id=connection.id,
-            windows=[(window.start, window.end)], reason=kind, sync_id=result.sync_id,
-        )  # fmt: skip
+            _finish(db, connection, window, spool, "sync")
 
 
-def _replace_rejected(db: Connection, connection: ConnectionRow, window: Window, spool: Spool) -> None:
+def _replace_streaming(
+    db: Connection, database: Database, connection: ConnectionRow, window: Window, target: Target, result: LoadResult,
+    fill: Callable[[Intake], None],
+) -> None:  # fmt: skip
+    with db.transaction():
+        _delete(db, connection, window, result)
+        with Stream(target, window, database, result) as stream:
+            with db.cursor().copy(COPY) as copy:
+                stream.open(copy)
+                fill(stream)
+                stream.finish()
+            _finish(db, connection, window, stream, "import")
+
+
+def _delete(db: Connection, connection: ConnectionRow, window: Window, result: LoadResult) -> None:
+    result.replaced = db.execute(
+        "DELETE FROM raw.usage_records WHERE provider_connection_id = %s AND timestamp >= %s AND timestamp < %s AND granularity = %s",
+        [connection.id, window.start, window.end, window.granularity],
+    ).rowcount
+
+
+def _finish(db: Connection, connection: ConnectionRow, window: Window, intake: Intake, kind: str) -> None:
+    result = intake.result
+    _replace_rejected(db, connection, window, intake)
+    db.execute(
+        "UPDATE raw.sync_history SET status = 'completed', completed_at = now(), records_loaded = %s, records_replaced = %s, "
+        "records_rejected = %s, costs_loaded = %s WHERE id = %s",
+        [result.loaded, result.replaced, result.rejected, result.costs, result.sync_id],
+    )
+    log_change(
+        db, org_id=connection.org_id, provider=connection.provider, connection_id=connection.id,
+        windows=[(window.start, window.end)], reason=kind, sync_id=result.sync_id,
+    )  # fmt: skip
+
+
+def _replace_rejected(db: Connection, connection: ConnectionRow, window: Window, intake: Intake) -> None:
     db.execute(
         "DELETE FROM raw.rejected_records WHERE provider_connection_id = %s AND window_start >= %s AND window_end <= %s",
         [connection.id, window.start, window.end],
     )
     columns = "org_id, provider_connection_id, sync_id, window_start, window_end, bucket_start, line_number, reason, payload"
     with db.cursor().copy(f"COPY raw.rejected_records ({columns}) FROM STDIN") as copy:
-        for bucket_start, line, reason, payload in spool.rejected():
-            fixed = (connection.org_id, connection.id, spool.result.sync_id, window.start, window.end)
+        for bucket_start, line, reason, payload in intake.rejected():
+            fixed = (connection.org_id, connection.id, intake.result.sync_id, window.start, window.end)
             copy.write_row((*fixed, bucket_start, line, reason, Jsonb(_without_nul(payload))))
 
 
-def _replace_costs(db: Connection, connection: ConnectionRow, window: Window, spool: Spool) -> None:
+def _replace_costs(db: Connection, connection: ConnectionRow, window: Window, intake: Intake) -> None:
     db.execute(
         "DELETE FROM raw.provider_costs WHERE provider_connection_id = %s AND bucket_start >= %s AND bucket_start < %s",
         [connection.id, floor(window.start, "1d"), ceiling(window.end, "1d")],
     )
     columns = ", ".join(("org_id", "provider_connection_id", "provider", "sync_id", *COST_COLUMNS, "provider_metadata"))
     with db.cursor().copy(f"COPY raw.provider_costs ({columns}) FROM STDIN") as copy:
-        for values, metadata in spool.costs():
-            copy.write_row((connection.org_id, connection.id, connection.provider, spool.result.sync_id, *values, Jsonb(metadata)))
+        for values, metadata in intake.costs():
+            copy.write_row((connection.org_id, connection.id, connection.provider, intake.result.sync_id, *values, Jsonb(metadata)))
 
 
 def _fail(db: Connection, sync_id: UUID, error: BaseException) -> None:
@@ -297,20 +220,7 @@ def _fail(db: Connection, sync_id: UUID, error: BaseException) -> None:
     db.commit()
 
 
-def _plain_row(batch: pa.RecordBatch, index: int) -> dict[str, Any]:
-    values: Sequence[tuple[str, Any]] = [(name, batch.column(name)[index].as_py()) for name in batch.schema.names]
-    return {name: value for name, value in values if value is not None}
-
-
-def _json_value(value: Any) -> Any:
-    return str(value) if isinstance(value, (datetime, Decimal, UUID)) else repr(value)
-
-
 def _without_nul(value: Any) -> Any:
     """PostgreSQL's jsonb holds no NUL character; it is shown as the replacement character."""
     text = json.dumps(value)
     return json.loads(text.replace("\\u0000", "\\ufffd")) if "\\u0000" in text else value
-
-
-def _span(window: Window) -> str:
-    return f"{window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M} UTC"

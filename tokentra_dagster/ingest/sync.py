@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tokentra_dagster.batch import ROWS_PER_BATCH, batch_of
-from tokentra_dagster.errors import PermanentError
-from tokentra_dagster.ingest.load import LoadResult, Spool, load_window
+from tokentra_dagster.errors import PermanentError, UsageError
+from tokentra_dagster.ingest.intake import Intake, LoadResult
+from tokentra_dagster.ingest.load import load_window
 from tokentra_dagster.providers import open_source
 from tokentra_dagster.providers.base import ConnectionConfig, Source, Window
-from tokentra_dagster.records import CostRecord, EntityName, Item, RejectedItem, UsageRecord
+from tokentra_dagster.records import GRANULARITIES, CostRecord, EntityName, Item, RejectedItem, UsageRecord
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import ConnectionRow
 
@@ -45,6 +46,15 @@ def source_of(connection: ConnectionRow) -> Source:
     return open_source(ConnectionConfig(connection.provider, resolve_secret(connection.secret_ref), connection.base_url, options))
 
 
+def check_options(provider: str, base_url: str | None, options: dict[str, str]) -> None:
+    """Raise before a connection is stored with options that could never work."""
+    granularity = options.get("granularity", DEFAULT_GRANULARITY)
+    if granularity not in GRANULARITIES:
+        raise UsageError(f"granularity is {granularity!r}; it must be one of {', '.join(GRANULARITIES)}.")
+    others = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
+    open_source(ConnectionConfig(provider, "not-a-key", base_url, others))
+
+
 def granularity_of(connection: ConnectionRow) -> str:
     """What width of bucket the connection is synced at: its option `granularity`, else one hour."""
     return str(connection.options.get("granularity", DEFAULT_GRANULARITY))
@@ -56,14 +66,14 @@ def sync_connection(
     """Replace one window of one connection with what the provider says now. `now` is for tests; errors as the provider module raises them."""
     source = source_of(connection)
 
-    def fill(spool: Spool) -> None:
-        for batch in _batches(source.usage(window), spool):
-            spool.add(batch)
+    def fill(intake: Intake) -> None:
+        for batch in _batches(source.usage(window), intake):
+            intake.add(batch)
         for item in source.costs(window):
             if isinstance(item, CostRecord):
-                spool.add_cost(item)
+                intake.add_cost(item)
             elif isinstance(item, RejectedItem):
-                spool.reject(item.reason, item.payload, item.bucket_start)
+                intake.reject(item.reason, item.payload, item.bucket_start)
 
     return load_window(
         database, connection, window, kind="sync", fill=fill, settles_after=source.settles_after,
@@ -101,7 +111,7 @@ def _store_names(db, connection: ConnectionRow, names: Iterable[EntityName]) -> 
     )
 
 
-def _batches(items: Iterator[Item], spool: Spool):  # type: ignore[no-untyped-def]
+def _batches(items: Iterator[Item], intake: Intake):  # type: ignore[no-untyped-def]
     """Usage in batches; what was rejected or is a cost goes to the spool at once."""
     records: list[UsageRecord] = []
     for item in items:
@@ -111,8 +121,8 @@ def _batches(items: Iterator[Item], spool: Spool):  # type: ignore[no-untyped-de
                 yield batch_of(records)
                 records = []
         elif isinstance(item, RejectedItem):
-            spool.reject(item.reason, item.payload, item.bucket_start)
+            intake.reject(item.reason, item.payload, item.bucket_start)
         else:
-            spool.add_cost(item)
+            intake.add_cost(item)
     if records:
         yield batch_of(records)

@@ -12,7 +12,7 @@ from tokentra_dagster.providers.base import ConnectionConfig, Source
 
 @dataclass(frozen=True, slots=True)
 class ProviderEntry:
-    """Where a source's class lives (`module:Class`, taking one `ConnectionConfig`), and what a person needs to use it."""
+    """Where a source's class lives (`module:Class`, made from one `ConnectionConfig`), and what its user needs."""
 
     target: str
     title: str

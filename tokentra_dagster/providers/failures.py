@@ -1,8 +1,8 @@
 """Asking through a vendor's SDK: one call, one whole JSON page, or one clear error.
 
-The SDK itself retries 408, 409, 429, 5xx and broken connections, with back-off and honouring Retry-After. This module adds
-what it does not do: a page that arrives damaged is asked for again, and whatever finally fails becomes a `PermanentError`
-or a `TransientError` whose sentence says what to do. Nothing here knows which provider is asked.
+The SDK itself retries 408, 409, 429, 5xx and broken connections, with back-off and honouring Retry-After. This module
+adds what it does not do: a page that arrives damaged is asked for again, and whatever finally fails becomes a
+`PermanentError` or a `TransientError` whose sentence says what to do. Nothing here knows which provider is asked.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class Caller:
             return bytes(response.content)
         except Exception as error:
             failure = self._translate(error, asking, hint)
-        # Raised here, outside the handler: the SDK's error holds the request with its Authorization header, and must not
-        # travel along as __context__ into a log.
+        # Raised here, outside the handler: the SDK's error holds the request with its Authorization header, and must
+        # not travel along as __context__ into a log.
         raise failure
 
     def _translate(self, error: Exception, asking: str, hint: str) -> Exception:
@@ -94,7 +94,9 @@ class Caller:
         if isinstance(error, OSError) or type(error).__module__.startswith(("httpx", "httpcore")):
             return TransientError(f"{self.provider}: {asking} broke off ({kind}); try again later")
         return PermanentError(
-            self._clean(f"{self.provider}: {asking} could not be asked ({kind}: {error}); check key, base_url and options")
+            self._clean(
+                f"{self.provider}: {asking} could not be asked ({kind}: {error}); check key, base_url and options"
+            )
         )
 
     def _from_status(self, error: Any, asking: str, hint: str) -> Exception:

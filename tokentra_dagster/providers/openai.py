@@ -1,16 +1,17 @@
 """OpenAI's organisation usage and costs, asked with an Admin key through the official SDK.
 
-What can be asked: eleven usage endpoints (`ENDPOINTS`) in minutes, hours or days, each at its finest grouping; costs by day,
-line item, project and key; the names of projects, keys, users and service accounts (`openai_names.py`).
+What can be asked: eleven usage endpoints (`openai_endpoints.py`) in minutes, hours or days, at their finest grouping;
+costs by day, line item, project and key; names of projects, keys, users and service accounts (`openai_names.py`).
 `user_id` is not among the cost dimensions: OpenAI may refuse it together with `project_id` (HTTP 400), depending on the
 organisation and the range.
 
-`input_tokens` includes cache reads and cache writes, as our record does. The modality counts (text, audio, image) are details
-of it and never added; `input_cache_write_tokens` is already the sum of its 30-minute and 12-hour parts.
-`vector_stores` reports stored bytes: a level, not a flow; do not add it up over time (metadata says `"measure": "level"`).
+`input_tokens` includes cache reads and cache writes, as our record does. The modality counts (text, audio, image) are
+details of it and never added; `input_cache_write_tokens` is already the sum of its 30-minute and 12-hour parts.
+`vector_stores` reports stored bytes: a level, not a flow, never added up over time (metadata: `"measure": "level"`).
 The request counts of `web_search_calls` are model requests that used the tool.
 
-Usage is restated for about three days; OpenAI publishes no figure. Tested against SDK 3.57 and recorded shapes, not live.
+OpenAI does not say for how long it restates usage; three days is a cautious guess. Tested against SDK 3.57 and the
+documented shapes, not live.
 """
 
 from __future__ import annotations
@@ -24,13 +25,29 @@ from typing import Any
 from tokentra_dagster.errors import PermanentError, TransientError
 from tokentra_dagster.providers.base import ConnectionConfig, Window
 from tokentra_dagster.providers.failures import Caller, DamagedPage, Refused
+from tokentra_dagster.providers.openai_endpoints import ENDPOINTS, MEASURES, TOKEN_DETAILS, Endpoint
 from tokentra_dagster.providers.options import Options
 from tokentra_dagster.providers.payload import (
-    DAY, BadItem, amount, count, day_ceiling, day_floor, mapping, optional_amount, optional_count, optional_text,
-)  # fmt: skip
+    BadItem,
+    amount,
+    count,
+    day_ceiling,
+    day_floor,
+    mapping,
+    optional_amount,
+    optional_count,
+    optional_text,
+)
 from tokentra_dagster.records import (
-    GRANULARITY_SECONDS, CostRecord, EntityName, Granularity, Item, RejectedItem, UsageRecord, token_problem,
-)  # fmt: skip
+    GRANULARITY_SECONDS,
+    CostRecord,
+    EntityName,
+    Granularity,
+    Item,
+    RejectedItem,
+    UsageRecord,
+    token_problem,
+)
 
 # ---- What it can be asked ------------------------------------------------------------------------------------------
 
@@ -41,69 +58,6 @@ USAGE_LIMITS: dict[Granularity, int] = {"1m": 1440, "1h": 168, "1d": 31}
 COSTS_LIMIT = 180
 COSTS_GROUP_BY = ("line_item", "project_id", "api_key_id")
 OPTIONS = ("endpoints", "costs")
-
-_WHO = ("project_id", "user_id", "api_key_id")
-_MODEL = (*_WHO, "model")
-_TOKENS = (*_MODEL, "batch", "service_tier", "api_source")
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One usage endpoint: what its results are called, how finely they divide, and what they measure."""
-
-    result: str
-    request_type: str
-    group_by: tuple[str, ...]
-    tokens_in: bool = False
-    tokens_out: bool = False
-    quantity: str | None = None
-    unit: str | None = None
-    requests: str | None = "num_model_requests"
-
-
-ENDPOINTS: dict[str, Endpoint] = {
-    "completions": Endpoint("completions", "chat", _TOKENS, tokens_in=True, tokens_out=True),
-    "decisions": Endpoint("decisions", "decision", _TOKENS, tokens_in=True, tokens_out=True),
-    "embeddings": Endpoint("embeddings", "embedding", _MODEL, tokens_in=True),
-    "moderations": Endpoint("moderations", "moderation", _MODEL, tokens_in=True),
-    "images": Endpoint("images", "image", (*_MODEL, "size", "source"), quantity="images", unit="images"),
-    "audio_speeches": Endpoint("audio_speeches", "audio", _MODEL, quantity="characters", unit="characters"),
-    "audio_transcriptions": Endpoint("audio_transcriptions", "audio", _MODEL, quantity="seconds", unit="seconds"),
-    "vector_stores": Endpoint(
-        "vector_stores", "vector_store", ("project_id",), quantity="usage_bytes", unit="bytes", requests=None
-    ),
-    "code_interpreter_sessions": Endpoint(
-        "code_interpreter_sessions", "code_interpreter", ("project_id",),
-        quantity="num_sessions", unit="sessions", requests=None,
-    ),
-    "file_search_calls": Endpoint(
-        "file_searches", "file_search", (*_WHO, "vector_store_id"), quantity="num_requests", unit="requests", requests=None
-    ),
-    "web_search_calls": Endpoint(
-        "web_searches", "web_search", (*_MODEL, "context_level", "api_source"), quantity="num_requests", unit="requests"
-    ),
-}  # fmt: skip
-
-TOKEN_DETAILS = {
-    "input_cache_write_30m_tokens": "cache_write_30m",
-    "input_cache_write_12h_tokens": "cache_write_12h",
-    "input_text_tokens": "input_text",
-    "input_cached_text_tokens": "cached_text",
-    "output_text_tokens": "output_text",
-    "input_audio_tokens": "input_audio",
-    "input_cached_audio_tokens": "cached_audio",
-    "output_audio_tokens": "output_audio",
-    "input_image_tokens": "input_image",
-    "input_cached_image_tokens": "cached_image",
-    "output_image_tokens": "output_image",
-}
-_MEASURES = frozenset(
-    (
-        *TOKEN_DETAILS, "input_tokens", "output_tokens", "input_cached_tokens", "input_uncached_tokens",
-        "input_cache_write_tokens", "num_model_requests", "num_requests", "num_sessions", "usage_bytes", "images",
-        "characters", "seconds",
-    )
-)  # fmt: skip
 _OWN_COLUMN = frozenset(("object", "project_id", "user_id", "api_key_id", "model", "batch", "service_tier"))
 
 
@@ -141,10 +95,10 @@ class OpenAISource:
         """What was billed for each UTC day that the window touches, by line item, project and key."""
         if not self._with_costs:
             return
-        raw = self._client.admin.organization.usage.with_raw_response
+        method: Any = self._client.admin.organization.usage.with_raw_response.costs
 
         def ask(start: int, end: int, token: str | None) -> Any:
-            return raw.costs(
+            return method(
                 start_time=start,
                 end_time=end,
                 bucket_width="1d",
@@ -199,8 +153,8 @@ class OpenAISource:
     ) -> Iterator[Bucket]:
         """Each bucket of the window once, in order. Every page repeats the same parameters.
 
-        A page token can be refused (HTTP 400) or lead nowhere. The paging then starts again, without a token, at the end of
-        the last bucket that arrived. Each restart must bring something new, so there cannot be more of them than buckets.
+        A page token can be refused (HTTP 400) or lead nowhere. The paging then starts again, without a token, at the
+        end of the last bucket that arrived. Each restart must bring something new: never more restarts than buckets.
         """
         start, end = int(window.start.timestamp()), int(window.end.timestamp())
         width = GRANULARITY_SECONDS[window.granularity]
@@ -209,6 +163,7 @@ class OpenAISource:
         used: set[str] = set()
         seen: set[int] = set()
         new_since_restart = True
+        refused = False
 
         def fetch() -> dict[str, Any]:
             return self._caller.page(asking, lambda: ask(asked_from, end, token), _check_page, hint)
@@ -219,9 +174,8 @@ class OpenAISource:
             except Refused as refusal:
                 if token is None or refusal.status != 400:
                     raise
-                stalled: Refused | None = refusal
+                refused = True
             else:
-                stalled = None
                 fresh = False
                 for bucket in _read_buckets(page, width):
                     if bucket.start in seen:
@@ -242,11 +196,11 @@ class OpenAISource:
             if reached >= min(end, int(datetime.now(UTC).timestamp())):
                 return
             if not new_since_restart:
-                if stalled is None:
+                if not refused:
                     return  # asked afresh, without a token, and there was nothing more
                 raise TransientError(
                     f"openai: {asking} keeps refusing its own page tokens after "
-                    f"{datetime.fromtimestamp(reached, UTC):%Y-%m-%d %H:%M} UTC; try again later or with a shorter window"
+                    f"{datetime.fromtimestamp(reached, UTC):%Y-%m-%d %H:%M} UTC; try again later or a shorter window"
                 )
             asked_from, token, new_since_restart = reached, None, False
             used.clear()
@@ -386,7 +340,7 @@ def _metadata(name: str, result: Mapping[str, Any]) -> dict[str, Any]:
     further = {
         key: value
         for key, value in result.items()
-        if value is not None and key not in _MEASURES and key not in _OWN_COLUMN
+        if value is not None and key not in MEASURES and key not in _OWN_COLUMN
     }
     level = {"measure": "level"} if name == "vector_stores" else {}
     return {"endpoint": name, **level, **further}

@@ -1,7 +1,7 @@
 """What OpenAI calls its ids: projects (archived too), project keys, service accounts and users.
 
-Deleted keys stay in usage but are in no list. Whether a service account's usage carries its own id or that of its user is not
-documented, so both are given.
+Deleted keys stay in usage but are in no list. Whether a service account's usage carries its own id or that of its user
+is not documented, so both are given.
 """
 
 from __future__ import annotations

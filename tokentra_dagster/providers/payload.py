@@ -27,7 +27,7 @@ def count(item: Mapping[str, Any], name: str) -> int:
 
 def optional_count(item: Mapping[str, Any], name: str) -> int | None:
     """A whole number, not negative; None when absent or null."""
-    value = item.get(name)
+    value: object = item.get(name)
     if isinstance(value, Decimal) and value == value.to_integral_value():
         value = int(value)
     if value is None:

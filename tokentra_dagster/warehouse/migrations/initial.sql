@@ -225,6 +225,7 @@ CREATE TABLE raw.usage_records (
   cost_center_id UUID,
   feature TEXT,
   environment TEXT,
+  said JSONB,
   provider_project_id TEXT,
   api_key_id TEXT,
   context_window TEXT,
@@ -245,6 +246,7 @@ CREATE TABLE raw.usage_records (
     AND COALESCE(cached_input_tokens, 0) + COALESCE(cache_creation_tokens, 0) <= input_tokens),
   CONSTRAINT non_negative_requests CHECK (request_count >= 0)
 ) PARTITION BY RANGE (timestamp);
+COMMENT ON COLUMN raw.usage_records.said IS 'Which of team_id, project_id, cost_center_id, feature, environment the source itself gave (an array of names); rules never change those';
 -- Catches what no monthly partition holds, so that no record ever fails for want of one (correction 2).
 CREATE TABLE raw.usage_records_default PARTITION OF raw.usage_records DEFAULT;
 

@@ -1,0 +1,19 @@
+"""Run the benchmarks: all of them, or those named (`python -m bench load rollup memory`)."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(names: list[str]) -> None:
+    from bench import load, memory, rollup
+
+    known = {"load": load.run, "memory": memory.run, "rollup": rollup.run}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        sys.exit(f"No benchmark is named {', '.join(unknown)}; there are {', '.join(known)}.")
+    for name in names or known:
+        known[name]()
+
+
+main(sys.argv[1:])

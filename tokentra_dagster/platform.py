@@ -1,0 +1,98 @@
+"""`tokentra up`: the database, Dagster's webserver and daemon; Ctrl-C stops what it started, and only that."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import click
+
+from tokentra_dagster.errors import TokenTraError
+from tokentra_dagster.runtime import environment
+from tokentra_dagster.settings import Settings
+from tokentra_dagster.transform import ensure_manifest
+from tokentra_dagster.warehouse.database import Database
+from tokentra_dagster.warehouse.embedded import EmbeddedServer
+from tokentra_dagster.warehouse.migrate import migrate
+
+HOST = "127.0.0.1"
+MODULE = "tokentra_dagster.definitions"
+
+
+def run_platform(settings: Settings, port: int) -> int:
+    """Run until Ctrl-C or until a part ends; returns the exit status."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            raise TokenTraError(f"Port {port} is taken; choose another with `tokentra up --port N` or TOKENTRA_UI_PORT.") from None
+    ours = settings.database_url is None and EmbeddedServer(settings.home, settings.database_port).url() is None
+    database = Database.open(settings)
+    parts: dict[str, subprocess.Popen[bytes]] = {}
+    # Ctrl-C reaches the whole group; the parts get theirs from us, in order, so they are in sessions of their own.
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    try:
+        migrate(database)
+        click.echo(f"Database: {database.public_address}")
+        click.echo("Reading the dbt project ...")
+        ensure_manifest(settings)
+        env = {**os.environ, **environment(settings, database)}
+        parts["Dagster UI"] = _start("dagster-webserver", ["-h", HOST, "-p", str(port), "-m", MODULE], env, settings.home)
+        parts["Dagster daemon"] = _start("dagster-daemon", ["run", "-m", MODULE], env, settings.home)
+        _wait_for_ui(parts, port, settings.home)
+        click.echo(f"Dagster UI: http://{HOST}:{port}   (Ctrl-C stops it; logs in {settings.home})")
+        while True:
+            time.sleep(0.5)
+            _complain_about_ended(parts, settings.home)
+    except KeyboardInterrupt:
+        click.echo("\nStopping ...")
+        return 0
+    finally:
+        _stop(parts)
+        if ours:
+            EmbeddedServer(settings.home, settings.database_port).stop()
+
+
+def _start(program: str, arguments: list[str], env: dict[str, str], home: Path) -> subprocess.Popen[bytes]:
+    with (home / f"{program}.log").open("ab") as log:
+        return subprocess.Popen(
+            [str(Path(sys.executable).parent / program), *arguments], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def _wait_for_ui(parts: dict[str, subprocess.Popen[bytes]], port: int, home: Path, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        _complain_about_ended(parts, home)
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{port}/server_info", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.3)
+    raise TokenTraError(f"The Dagster UI did not answer within {seconds:.0f} s; see {home}/dagster-webserver.log.")
+
+
+def _complain_about_ended(parts: dict[str, subprocess.Popen[bytes]], home: Path) -> None:
+    for name, process in parts.items():
+        if process.poll() is not None:
+            raise TokenTraError(f"The {name} ended by itself (status {process.returncode}); see the logs in {home}.")
+
+
+def _stop(parts: dict[str, subprocess.Popen[bytes]]) -> None:
+    for process in parts.values():
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    for process in parts.values():
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
