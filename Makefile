@@ -34,7 +34,7 @@ test: .venv/ready ## set up and run all tests
 
 lint: .venv/ready ## ruff, mypy (strict), sqlfluff
 	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check . || true
+	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/python -m tokentra_dagster.lint_sql
 

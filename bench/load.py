@@ -27,7 +27,9 @@ from tokentra_dagster.warehouse.directory import ConnectionRow
 from tokentra_dagster.warehouse.partitions import months
 
 
-def load(database: Database, connection: ConnectionRow, made: list[pa.RecordBatch], start: datetime = START, days: float = DAYS) -> float:
+def load(
+    database: Database, connection: ConnectionRow, made: list[pa.RecordBatch], start: datetime = START, days: float = DAYS
+) -> float:
     """Load the batches through the real path; returns seconds."""
 
     def fill(intake: Intake) -> None:
@@ -55,7 +57,10 @@ def _dumped(database: Database, columns: tuple[str, ...]) -> Iterator[bytes]:
     import tempfile
 
     with tempfile.TemporaryFile() as file:
-        with database.connect() as db, db.cursor().copy(f"COPY (SELECT {', '.join(columns)} FROM raw.usage_records) TO STDOUT (FORMAT csv)") as reader:
+        with (
+            database.connect() as db,
+            db.cursor().copy(f"COPY (SELECT {', '.join(columns)} FROM raw.usage_records) TO STDOUT (FORMAT csv)") as reader,
+        ):
             for block in reader:
                 file.write(block)
         file.seek(0)
@@ -93,5 +98,9 @@ def run(rows: int = 500_000) -> None:
     best, copied, slow = min(real), min(plain), min(spec)
     print(f"load, {rows:,} request-level rows, {datetime.now(UTC):%Y-%m-%d}")
     print(f"  real path (validate, price, attribute, replace window) {rows / best:>12,.0f} rows/s")
-    print(f"  plain COPY of the same rows into a bare table           {rows / copied:>11,.0f} rows/s   real/plain = {copied / best:.2f}  (aim 0.40)")
-    print(f"  COPY into the specification's schema                    {rows / slow:>11,.0f} rows/s   real/spec  = {slow / best:.1f}  (aim 4.0)")
+    print(
+        f"  plain COPY of the same rows into a bare table           {rows / copied:>11,.0f} rows/s   real/plain = {copied / best:.2f}  (aim 0.40)"
+    )
+    print(
+        f"  COPY into the specification's schema                    {rows / slow:>11,.0f} rows/s   real/spec  = {slow / best:.1f}  (aim 4.0)"
+    )

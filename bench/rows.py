@@ -18,7 +18,9 @@ MODELS = (
 USERS, KEYS, PROJECTS = 200, 24, 8
 
 
-def batches(count: int, start: datetime = START, span: timedelta = timedelta(days=DAYS), seed: int = 1) -> Iterator[pa.RecordBatch]:
+def batches(
+    count: int, start: datetime = START, span: timedelta = timedelta(days=DAYS), seed: int = 1
+) -> Iterator[pa.RecordBatch]:
     """`count` requests spread evenly over `[start, start + span)`, in time order, in batches of `ROWS_PER_BATCH`."""
     made = 0
     while made < count:
@@ -46,8 +48,18 @@ def _batch(first: int, rows: int, count: int, start: datetime, span: timedelta, 
         "output_tokens": pa.array(random.integers(10, 2_000, rows)),
         "total_latency_ms": pa.array(random.lognormal(7, 0.8, rows).astype(np.int64) + 1),
     }
-    fixed = {"granularity": "1m", "request_type": "chat", "service_type": "sync", "service_tier": "default", "currency": "USD", "environment": "production"}
+    fixed = {
+        "granularity": "1m",
+        "request_type": "chat",
+        "service_type": "sync",
+        "service_tier": "default",
+        "currency": "USD",
+        "environment": "production",
+    }
     columns |= {name: pa.repeat(pa.scalar(value), rows) for name, value in fixed.items()}
-    columns |= {name: pa.repeat(pa.scalar(value, pa.int64()), rows) for name, value in (("request_count", 1), ("success_count", 1), ("error_count", 0))}
+    columns |= {
+        name: pa.repeat(pa.scalar(value, pa.int64()), rows)
+        for name, value in (("request_count", 1), ("success_count", 1), ("error_count", 0))
+    }
     empty = {field.name: pa.nulls(rows, field.type) for field in USAGE_SCHEMA if field.name not in columns}
     return pa.RecordBatch.from_arrays([{**columns, **empty}[name] for name in USAGE_SCHEMA.names], schema=USAGE_SCHEMA)

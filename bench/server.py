@@ -35,6 +35,13 @@ def bench_connection(database: Database) -> ConnectionRow:
         add_organization(db, "bench")
         add_connection(db, org="bench", name="requests", provider="openai", source="file")
         for number in range(8):
-            add_rule(db, org="bench", match_field="project", match_value=f"proj_{number}", team=f"team-{number % 4}", project=f"project-{number}")
+            add_rule(
+                db,
+                org="bench",
+                match_field="project",
+                match_value=f"proj_{number}",
+                team=f"team-{number % 4}",
+                project=f"project-{number}",
+            )
         add_rule(db, org="bench", match_field="api_key", match_value="key_*5", feature="search", priority=200)
         return find_connection(db, "bench/requests")

@@ -20,7 +20,12 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     models, dbt = dbt_definitions(Settings.from_environment())
     return dg.Definitions(
         assets=[*SYNCS, *TABLES, imported_usage, models],
-        jobs=[*JOBS.values(), import_job, apply_rules_job, dg.define_asset_job("build_job", selection=dg.AssetSelection.assets(models))],
+        jobs=[
+            *JOBS.values(),
+            import_job,
+            apply_rules_job,
+            dg.define_asset_job("build_job", selection=dg.AssetSelection.assets(models)),
+        ],
         schedules=SCHEDULES,
         resources={"warehouse": Warehouse(), "dbt": dbt, **(overrides or {})},
     )

@@ -39,7 +39,9 @@ def run_demo(settings: Settings, days: int) -> None:
             _set_up(database, simulator)
         for provider in SECRETS:
             with _step(f"Syncing {provider}, {days} days, {len(ORGANIZATIONS)} organisations"):
-                outcome = must_succeed(run_sync(provider, [f"{org}/{provider}" for org in ORGANIZATIONS], start, end), f"The sync of {provider}")
+                outcome = must_succeed(
+                    run_sync(provider, [f"{org}/{provider}" for org in ORGANIZATIONS], start, end), f"The sync of {provider}"
+                )
                 if outcome.failed_checks:
                     raise TokenTraError(f"Not every connection was synced: {_failures(database, outcome.run_id)}")
         with _step("dbt build and checks"):
@@ -57,7 +59,9 @@ def _set_up(database: Database, simulator) -> None:  # type: ignore[no-untyped-d
             for provider, pattern in SECRETS.items():
                 variable = f"TOKENTRA_SECRET_DEMO_{name}_{provider}".upper()
                 os.environ[variable] = pattern.format(org=name)
-                add_connection(db, org=name, name=provider, provider=provider, secret_ref=f"env:{variable}", base_url=urls[provider])
+                add_connection(
+                    db, org=name, name=provider, provider=provider, secret_ref=f"env:{variable}", base_url=urls[provider]
+                )
             for fill in simulator.simulation.attribution(name):
                 add_rule(db, org=name, **fill)
 
@@ -73,7 +77,11 @@ def _show(database: Database, start: datetime, end: datetime) -> None:
         for name in ORGANIZATIONS:
             org_id = organization_id(db, name)
             for by in ("provider", "model", "team"):
-                echo_summary(f"{name}, {start:%Y-%m-%d} to {end:%Y-%m-%d} (UTC, end excluded), by {by}", by, summarize(db, org_id, start, end, by))
+                echo_summary(
+                    f"{name}, {start:%Y-%m-%d} to {end:%Y-%m-%d} (UTC, end excluded), by {by}",
+                    by,
+                    summarize(db, org_id, start, end, by),
+                )
         synced = db.execute(
             "SELECT count(*) AS windows, sum(records_loaded) AS records, sum(records_rejected) AS rejected, sum(costs_loaded) AS costs "
             "FROM (SELECT DISTINCT ON (provider_connection_id) * FROM raw.sync_history WHERE status = 'completed' "

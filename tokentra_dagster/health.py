@@ -52,10 +52,18 @@ def _contents(db: Connection) -> Iterator[Finding]:
         "ORDER BY h.provider_connection_id, h.started_at DESC"
     ):
         good = row["status"] != "failed"
-        yield Finding(f"last sync of {row['label']}", good, f"{row['status']}, to {row['window_end']:%Y-%m-%d %H:%M} UTC" if good else row["error"])
+        yield Finding(
+            f"last sync of {row['label']}",
+            good,
+            f"{row['status']}, to {row['window_end']:%Y-%m-%d %H:%M} UTC" if good else row["error"],
+        )
     stray = db.execute("SELECT count(*) AS n FROM raw.usage_records_default").fetchone()
     assert stray is not None
-    yield Finding("partitions", True, f"{stray['n']} records wait in the default partition" if stray["n"] else "every record is in its month")
+    yield Finding(
+        "partitions",
+        True,
+        f"{stray['n']} records wait in the default partition" if stray["n"] else "every record is in its month",
+    )
     yield _rollups(db)
 
 

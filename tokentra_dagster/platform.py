@@ -32,7 +32,9 @@ def run_platform(settings: Settings, port: int) -> int:
         try:
             probe.bind((HOST, port))
         except OSError:
-            raise TokenTraError(f"Port {port} is taken; choose another with `tokentra up --port N` or TOKENTRA_UI_PORT.") from None
+            raise TokenTraError(
+                f"Port {port} is taken; choose another with `tokentra up --port N` or TOKENTRA_UI_PORT."
+            ) from None
     ours = settings.database_url is None and EmbeddedServer(settings.home, settings.database_port).url() is None
     database = Database.open(settings)
     parts: dict[str, subprocess.Popen[bytes]] = {}

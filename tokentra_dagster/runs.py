@@ -20,7 +20,9 @@ class RunOutcome:
     error: str | None
 
 
-def run_job(name: str, run_config: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None, *, verbose: bool = False) -> RunOutcome:
+def run_job(
+    name: str, run_config: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None, *, verbose: bool = False
+) -> RunOutcome:
     """Run one of our jobs in this process, recorded in the instance that the UI shows. `runtime.prepare` must have been called."""
     import dagster as dg
     from dagster import DagsterInstance
@@ -50,5 +52,7 @@ def run_job(name: str, run_config: Mapping[str, Any] | None = None, tags: Mappin
 def must_succeed(outcome: RunOutcome, what: str) -> RunOutcome:
     """Raise `TokenTraError` with what went wrong and where to look."""
     if not outcome.success:
-        raise TokenTraError(f"{what} failed: {outcome.error or 'see the run'} (Dagster run {outcome.run_id}; `tokentra up` shows its log).")
+        raise TokenTraError(
+            f"{what} failed: {outcome.error or 'see the run'} (Dagster run {outcome.run_id}; `tokentra up` shows its log)."
+        )
     return outcome

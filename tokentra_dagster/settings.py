@@ -22,7 +22,7 @@ INTERNAL = {f"TOKENTRA_PG_{part}" for part in ("HOST", "PORT", "USER", "PASSWORD
     "TOKENTRA_VERSION",
 }
 # Names a person may choose for secrets that connections point at (env:NAME).
-SECRET_PREFIX = "TOKENTRA_SECRET_"
+SECRET_PREFIX = "TOKENTRA_SECRET_"  # noqa: S105 - a name, not a secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,9 @@ class Settings:
                 raise SettingsError(f"{name} is not a setting. Known: {known}. Secrets may be named {SECRET_PREFIX}...")
         url = env.get("TOKENTRA_DATABASE_URL") or None
         if url is not None and not url.startswith(("postgresql://", "postgres://")):
-            raise SettingsError("TOKENTRA_DATABASE_URL must start with postgresql://, e.g. postgresql://user:password@host:5432/tokentra")
+            raise SettingsError(
+                "TOKENTRA_DATABASE_URL must start with postgresql://, e.g. postgresql://user:password@host:5432/tokentra"
+            )
         return cls(
             home=Path(env.get("TOKENTRA_HOME") or "var").absolute(),
             database_url=url,

@@ -74,7 +74,9 @@ def summarize(connection: Connection, org_id: UUID, start: datetime, end: dateti
         if (moment.hour, moment.minute, moment.second, moment.microsecond) != (0, 0, 0, 0):
             raise UsageError(f"{name} is {moment:%Y-%m-%dT%H:%M}; a summary covers whole UTC days, so give a date.")
     if end <= start:
-        raise UsageError(f"The period is empty: --to ({end:%Y-%m-%d}) is the day after the last one and must be later than --from ({start:%Y-%m-%d}).")
+        raise UsageError(
+            f"The period is empty: --to ({end:%Y-%m-%d}) is the day after the last one and must be later than --from ({start:%Y-%m-%d})."
+        )
     value = DIMENSIONS[by] if by else sql.SQL("NULL::text")
     rows = connection.execute(
         sql.SQL(

@@ -40,7 +40,9 @@ def ensure_manifest(settings: Settings) -> Path:
             str(Path(sys.executable).parent / "dbt"), "--quiet", "parse", "--project-dir", str(project), "--profiles-dir", str(project),
             "--target-path", str(target), "--log-path", str(target.parent / "logs"),
         ]  # fmt: skip
-        done = subprocess.run(command, env={**PLACEHOLDERS, **os.environ, **TELEMETRY_OFF}, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env={**PLACEHOLDERS, **os.environ, **TELEMETRY_OFF}, capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
             raise RuntimeError(f"dbt parse failed:\n{done.stdout}\n{done.stderr}")
         manifest.touch()
@@ -66,14 +68,20 @@ class Translator(DagsterDbtTranslator):
         return ["team:data-platform"]
 
     def get_automation_condition(self, dbt_resource_props: Mapping[str, Any]) -> dg.AutomationCondition | None:  # type: ignore[type-arg]
-        return dg.AutomationCondition.any_deps_updated() & ~dg.AutomationCondition.in_progress() & ~dg.AutomationCondition.any_deps_in_progress()
+        return (
+            dg.AutomationCondition.any_deps_updated()
+            & ~dg.AutomationCondition.in_progress()
+            & ~dg.AutomationCondition.any_deps_in_progress()
+        )
 
 
 def dbt_definitions(settings: Settings) -> tuple[dg.AssetsDefinition, DbtCliResource]:
     """The models as one multi-asset, and the dbt command it uses."""
 
     @dbt_assets(manifest=ensure_manifest(settings), dagster_dbt_translator=Translator(), name="dbt_models")
-    def dbt_models(context: dg.AssetExecutionContext, config: BuildConfig, dbt: DbtCliResource, warehouse: Warehouse) -> Iterator[Any]:
+    def dbt_models(
+        context: dg.AssetExecutionContext, config: BuildConfig, dbt: DbtCliResource, warehouse: Warehouse
+    ) -> Iterator[Any]:
         warehouse.database()
         arguments = ["build", "--full-refresh"] if config.full_refresh else ["build"]
         yield from dbt.cli(arguments, context=context).stream().fetch_row_counts()

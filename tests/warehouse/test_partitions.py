@@ -14,7 +14,10 @@ VALUES (gen_random_uuid(), gen_random_uuid(), 'openai', 'file', %(at)s, %(at)s, 
 
 
 def test_months_end_at_the_year_and_an_end_on_the_first_takes_no_further_month() -> None:
-    found = [(a.strftime("%Y-%m"), b.strftime("%Y-%m")) for a, b in months(datetime(2025, 11, 30, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))]
+    found = [
+        (a.strftime("%Y-%m"), b.strftime("%Y-%m"))
+        for a, b in months(datetime(2025, 11, 30, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))
+    ]
     assert found == [("2025-11", "2025-12"), ("2025-12", "2026-01"), ("2026-01", "2026-02")]
 
 

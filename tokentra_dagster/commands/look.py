@@ -11,7 +11,11 @@ from tokentra_dagster.commands.common import echo_json, echo_table, open_databas
 @click.option("--org", "org_name", required=True)
 @click.option("--from", "start", required=True, help="First UTC day, e.g. 2026-06-01.")
 @click.option("--to", "end", required=True, help="The day after the last one.")
-@click.option("--by", metavar="DIMENSION", help="provider, model, modelFamily, team, project, costCenter, feature, environment, requestType, serviceType or day.")
+@click.option(
+    "--by",
+    metavar="DIMENSION",
+    help="provider, model, modelFamily, team, project, costCenter, feature, environment, requestType, serviceType or day.",
+)
 @click.option("--json", "as_json", is_flag=True)
 def summary(org_name: str, start: str, end: str, by: str | None, as_json: bool) -> None:
     """Tokens, requests and cost of an organisation in [--from, --to)."""
@@ -22,14 +26,30 @@ def summary(org_name: str, start: str, end: str, by: str | None, as_json: bool) 
     with open_database().connect() as db:
         rows = summarize(db, organization_id(db, org_name), first, last, by)
     if as_json:
-        echo_json({"organization": org_name, "startDate": start, "endDate": end, "dimension": by, "items": [row.as_json() for row in rows]})
+        echo_json(
+            {
+                "organization": org_name,
+                "startDate": start,
+                "endDate": end,
+                "dimension": by,
+                "items": [row.as_json() for row in rows],
+            }
+        )
         return
     echo_summary(f"{org_name}, {first:%Y-%m-%d} to {last:%Y-%m-%d} (UTC, end excluded)", by, rows)
 
 
 def echo_summary(title: str, by: str | None, rows) -> None:  # type: ignore[no-untyped-def]
     """The rows as a table; unknown figures are a dash, never 0."""
-    columns = [(by or "", False), ("requests", True), ("input tokens", True), ("of it cached", True), ("output tokens", True), ("cost USD", True), ("unpriced tokens", True)]
+    columns = [
+        (by or "", False),
+        ("requests", True),
+        ("input tokens", True),
+        ("of it cached", True),
+        ("output tokens", True),
+        ("cost USD", True),
+        ("unpriced tokens", True),
+    ]
     nobody = "(unattributed)" if by else "everything"
     echo_table(
         title, columns,

@@ -8,7 +8,9 @@ from tokentra_dagster.commands.common import echo_json, open_database, settings
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(1, 65535), help="Port of the Dagster UI on 127.0.0.1 (default: TOKENTRA_UI_PORT or 3000).")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Port of the Dagster UI on 127.0.0.1 (default: TOKENTRA_UI_PORT or 3000)."
+)
 def up(port: int | None) -> None:
     """Start the database, the Dagster UI and the daemon; Ctrl-C stops what it started."""
     from tokentra_dagster.platform import run_platform

@@ -46,7 +46,9 @@ def org_list(as_json: bool) -> None:
         echo_json(rows)
         return
     echo_table(
-        "Organisations", [("name", False), ("id", False), ("time zone", False), ("currency", False)], ([str(v) for v in r.values()] for r in rows)
+        "Organisations",
+        [("name", False), ("id", False), ("time zone", False), ("currency", False)],
+        ([str(v) for v in r.values()] for r in rows),
     )
 
 
@@ -61,7 +63,9 @@ def org_authority(name: str, provider: str, source: str) -> None:
 
     with open_database().connect() as db:
         changed = set_authority(db, organization_id(db, name), provider, source)
-    click.echo(f"{name}: {source} counts for {provider}." + (" Run `tokentra build` to bring the rollups up to it." if changed else ""))
+    click.echo(
+        f"{name}: {source} counts for {provider}." + (" Run `tokentra build` to bring the rollups up to it." if changed else "")
+    )
 
 
 @click.group()
@@ -92,7 +96,9 @@ def connection_add(org_name: str, provider: str, name: str, secret: str, base_ur
         identifier, new = add_connection(
             db, org=org_name, name=name, provider=provider, secret_ref=secret, base_url=base_url, options=chosen
         )  # fmt: skip
-    click.echo(f"{'Added' if new else 'Changed'} {org_name}/{name} ({identifier}). Try it: tokentra connection test {org_name}/{name}")
+    click.echo(
+        f"{'Added' if new else 'Changed'} {org_name}/{name} ({identifier}). Try it: tokentra connection test {org_name}/{name}"
+    )
 
 
 @connection.command("list")
@@ -116,7 +122,15 @@ def connection_list(as_json: bool) -> None:
     if as_json:
         echo_json(rows)
         return
-    columns = [("connection", False), ("provider", False), ("source", False), ("active", False), ("last sync", False), ("at", False), ("error", False)]
+    columns = [
+        ("connection", False),
+        ("provider", False),
+        ("source", False),
+        ("active", False),
+        ("last sync", False),
+        ("at", False),
+        ("error", False),
+    ]
     echo_table(
         "Connections", columns,
         ([f"{r['organization']}/{r['name']}", r["provider"], r["source"], "yes" if r["active"] else "no", r["last_sync"] or "never",
@@ -154,7 +168,12 @@ def rule() -> None:
 
 @rule.command("add")
 @click.option("--org", "org_name", required=True)
-@click.option("--match", required=True, metavar="FIELD=VALUE", help="FIELD: project, workspace, api_key, user or model. VALUE: id or name, * allowed.")
+@click.option(
+    "--match",
+    required=True,
+    metavar="FIELD=VALUE",
+    help="FIELD: project, workspace, api_key, user or model. VALUE: id or name, * allowed.",
+)
 @click.option("--priority", default=100, show_default=True, help="The lowest number that matches wins.")
 @click.option("--provider", type=PROVIDERS)
 @click.option("--team")
@@ -200,7 +219,9 @@ def rule_list(org_name: str, as_json: bool) -> None:
         echo_json(rows)
         return
     names = ["priority", "match", "provider", "team", "project", "cost_center", "feature", "environment"]
-    echo_table(f"Rules of {org_name}", [(name, name == "priority") for name in names], ([str(r[n] or "") for n in names] for r in rows))
+    echo_table(
+        f"Rules of {org_name}", [(name, name == "priority") for name in names], ([str(r[n] or "") for n in names] for r in rows)
+    )
 
 
 @rule.command("apply")

@@ -19,7 +19,6 @@ def sync(name: str, start: str, end: str, granularity: str | None, as_json: bool
     """Replace a window of one connection with what the provider says now."""
     from tokentra_dagster.ingest.sync import granularity_of
     from tokentra_dagster.ingest.windows import aligned
-    from tokentra_dagster.runs import run_job
     from tokentra_dagster.runtime import prepare
     from tokentra_dagster.warehouse.directory import find_connection
 
@@ -46,7 +45,12 @@ def run_sync(provider: str, labels: list[str], first, last, granularity: str = "
     from tokentra_dagster.ingest.assets import partition_range_tags
 
     tags = partition_range_tags(first, last)
-    config = {"connections": labels, "window_start": first.isoformat(), "window_end": last.isoformat(), "granularity": granularity}
+    config = {
+        "connections": labels,
+        "window_start": first.isoformat(),
+        "window_end": last.isoformat(),
+        "granularity": granularity,
+    }
     return run_job(f"sync_{provider}_job", {"ops": {f"sync_{provider}": {"config": config}}}, tags)
 
 
@@ -71,12 +75,26 @@ def _report(label: str, outcome, history, as_json: bool) -> None:  # type: ignor
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--org", "org_name", required=True)
 @click.option("--provider", type=click.Choice(["openai", "anthropic", "google", "azure", "aws"]), required=True)
-@click.option("--map", "maps", multiple=True, metavar="TARGET=COLUMN", help="Also TARGET=@constant, COLUMN*NUMBER, COLUMN*COLUMN. Same-named columns need none.")
-@click.option("--name", help="Connection the usage belongs to (default: file-PROVIDER). Importing the same window again replaces it.")
+@click.option(
+    "--map",
+    "maps",
+    multiple=True,
+    metavar="TARGET=COLUMN",
+    help="Also TARGET=@constant, COLUMN*NUMBER, COLUMN*COLUMN. Same-named columns need none.",
+)
+@click.option(
+    "--name", help="Connection the usage belongs to (default: file-PROVIDER). Importing the same window again replaces it."
+)
 @click.option("--granularity", type=click.Choice(["1m", "1h", "1d"]), help="For aggregated rows; without it rows are requests.")
 @click.option("--bucket-seconds", type=int, help="Length of an aggregated row's bucket where it is not the granularity's.")
 @click.option("--timezone", help="IANA time zone of times that name none (default UTC).")
-@click.option("--input", "input_convention", type=click.Choice(["includes-cache", "excludes-cache"]), default="includes-cache", show_default=True)
+@click.option(
+    "--input",
+    "input_convention",
+    type=click.Choice(["includes-cache", "excludes-cache"]),
+    default="includes-cache",
+    show_default=True,
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be loaded and what would be rejected and why; change nothing.")
 @click.option("--json", "as_json", is_flag=True)
 def import_(file: Path, org_name: str, provider: str, maps: tuple[str, ...], name: str | None, granularity: str | None,

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from tokentra_dagster.errors import TokenTraError, TransientError
 from tokentra_dagster.ingest.intake import LoadResult
@@ -31,7 +32,7 @@ MAX_RETRIES = 3
 class SyncConfig(dg.Config):
     """What to sync. Empty `connections` means every active one of the provider; a window narrows the partitions' days."""
 
-    connections: list[str] = []
+    connections: list[str] = Field(default_factory=list)
     window_start: str = ""
     window_end: str = ""
     granularity: str = ""
@@ -47,7 +48,13 @@ class Outcome:
 
 
 def sync_all(
-    database: Database, rows: Sequence[ConnectionRow], start: datetime, end: datetime, granularity: str, run_id: str | None, log: Any
+    database: Database,
+    rows: Sequence[ConnectionRow],
+    start: datetime,
+    end: datetime,
+    granularity: str,
+    run_id: str | None,
+    log: Any,
 ) -> list[Outcome]:
     """Each connection in turn; an error ends only its own."""
     outcomes: list[Outcome] = []
@@ -66,7 +73,10 @@ def sync_all(
 def evidence(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Metadata a person would look at: counts, tokens, time range and a row per connection."""
     done = [outcome.result for outcome in outcomes if outcome.result]
-    lines = ["| connection | records | replaced | rejected | cost lines | input tokens | output tokens | error |", "|---|--:|--:|--:|--:|--:|--:|---|"]
+    lines = [
+        "| connection | records | replaced | rejected | cost lines | input tokens | output tokens | error |",
+        "|---|--:|--:|--:|--:|--:|--:|---|",
+    ]
     for outcome in outcomes:
         result = outcome.result
         figures = (
@@ -103,7 +113,9 @@ def _chosen(database: Database, provider: str, names: Sequence[str]) -> list[Con
     chosen = [row for row in everyone if names and (row.label in names or row.name in names or str(row.id) in names)]
     unknown = [name for name in names if not any(name in (row.label, row.name, str(row.id)) for row in chosen)]
     if unknown:
-        raise dg.Failure(f"No {provider} connection is named {', '.join(unknown)}. There are: {', '.join(row.label for row in everyone) or 'none'}.")
+        raise dg.Failure(
+            f"No {provider} connection is named {', '.join(unknown)}. There are: {', '.join(row.label for row in everyone) or 'none'}."
+        )
     return chosen
 
 
@@ -154,7 +166,9 @@ def provider_sync(provider: str) -> dg.AssetsDefinition:
         metadata = evidence(outcomes)
         for table, key in ((RECORDS, usage_key(provider)), (COSTS, costs_key(provider))):
             yield dg.MaterializeResult(asset_key=key, metadata=metadata)
-            context.log_event(dg.AssetMaterialization(table, metadata={"written_by": f"sync_{provider}", "run_id": context.run_id}))
+            context.log_event(
+                dg.AssetMaterialization(table, metadata={"written_by": f"sync_{provider}", "run_id": context.run_id})
+            )
         yield dg.AssetCheckResult(
             asset_key=usage_key(provider), check_name="every_connection_synced", passed=not failed,
             metadata={outcome.connection.label: str(outcome.error) for outcome in failed},

@@ -11,7 +11,9 @@ from tokentra_dagster.warehouse.directory import Connection
 def set_authority(db: Connection, org_id: UUID, provider: str, source: str) -> bool:
     """Make `source` the one that counts for the organisation and provider. True when the rollups must be rebuilt. Commits."""
     with db.transaction():
-        before = db.execute("SELECT source FROM app.source_authorities WHERE org_id = %s AND provider = %s", [org_id, provider]).fetchone()
+        before = db.execute(
+            "SELECT source FROM app.source_authorities WHERE org_id = %s AND provider = %s", [org_id, provider]
+        ).fetchone()
         db.execute(
             "INSERT INTO app.source_authorities (org_id, provider, source) VALUES (%s, %s, %s) "
             "ON CONFLICT (org_id, provider) DO UPDATE SET source = excluded.source",
@@ -35,5 +37,7 @@ def log_all_usage(db: Connection, org_id: UUID, provider: str, reason: str) -> b
         [org_id, provider],
     ).fetchall()
     for span in spans:
-        log_change(db, org_id=org_id, provider=provider, connection_id=span["id"], windows=[(span["start"], span["end"])], reason=reason)
+        log_change(
+            db, org_id=org_id, provider=provider, connection_id=span["id"], windows=[(span["start"], span["end"])], reason=reason
+        )
     return bool(spans)

@@ -64,10 +64,12 @@ class Intake(ABC):
         self.window = window
         self.result = result
         self._database = database
-        self._rejected: IO[bytes] = tempfile.TemporaryFile()
-        self._costs: IO[bytes] = tempfile.TemporaryFile()
+        self._rejected: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the intake
+        self._costs: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the intake
 
-    def add(self, batch: pa.RecordBatch, payload: Callable[[int], Any] | None = None, line: Callable[[int], int] | None = None) -> None:
+    def add(
+        self, batch: pa.RecordBatch, payload: Callable[[int], Any] | None = None, line: Callable[[int], int] | None = None
+    ) -> None:
         """Take a batch of `USAGE_SCHEMA`; rows that cannot be usage are kept as rejected. `payload` gives the original of a row."""
         inside = pc.and_(
             pc.greater_equal(batch.column("bucket_start"), pa.scalar(self.window.start, batch.schema.field("bucket_start").type)),
@@ -79,7 +81,9 @@ class Intake(ABC):
             self.reject(row.reason, original, row.bucket_start, line(row.index) if line else None)
         if not pc.all(inside).as_py():
             outside = pc.sum(pc.invert(inside)).as_py()
-            raise PermanentError(f"The source gave {outside} records outside the window {_span(self.window)}; nothing was loaded.")
+            raise PermanentError(
+                f"The source gave {outside} records outside the window {_span(self.window)}; nothing was loaded."
+            )
         if good.num_rows == 0:
             return
         self._name_entities(good)
@@ -132,7 +136,7 @@ class Spool(Intake):
 
     def __init__(self, target: Target, window: Window, database: Database, result: LoadResult) -> None:
         super().__init__(target, window, database, result)
-        self._rows: IO[bytes] = tempfile.TemporaryFile()
+        self._rows: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the intake
 
     def _write(self, rows: bytes) -> None:
         self._rows.write(rows)

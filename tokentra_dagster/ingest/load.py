@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-import psycopg
 from psycopg.types.json import Jsonb
 
 from tokentra_dagster.errors import PermanentError, TransientError
@@ -52,11 +51,19 @@ def load_window(
             if prepare:
                 prepare()
             target = Target(
-                connection.org_id, connection.id, connection.provider, connection.source, result.sync_id, attribution_of(db, connection), {}
+                connection.org_id,
+                connection.id,
+                connection.provider,
+                connection.source,
+                result.sync_id,
+                attribution_of(db, connection),
+                {},
             )
             db.commit()
             ensure_partitions(db, window.start, window.end)
-            (_spool_then_replace if kind == "sync" else _replace_streaming)(db, database, connection, window, target, result, fill)
+            (_spool_then_replace if kind == "sync" else _replace_streaming)(
+                db, database, connection, window, target, result, fill
+            )
         except BaseException as error:
             db.rollback()
             _fail(db, result.sync_id, error)
@@ -72,7 +79,8 @@ def attribution_of(db: Connection, connection: ConnectionRow) -> Attribution:
         [connection.org_id, connection.provider],
     ).fetchall()
     names = db.execute(
-        "SELECT kind, entity_id, name FROM raw.provider_entities WHERE provider_connection_id = %s AND name IS NOT NULL", [connection.id]
+        "SELECT kind, entity_id, name FROM raw.provider_entities WHERE provider_connection_id = %s AND name IS NOT NULL",
+        [connection.id],
     )
     columns = {
         "project": "provider_project_id", "workspace": "provider_project_id", "api_key": "api_key_id",
@@ -206,7 +214,9 @@ def _replace_costs(db: Connection, connection: ConnectionRow, window: Window, in
     columns = ", ".join(("org_id", "provider_connection_id", "provider", "sync_id", *COST_COLUMNS, "provider_metadata"))
     with db.cursor().copy(f"COPY raw.provider_costs ({columns}) FROM STDIN") as copy:
         for values, metadata in intake.costs():
-            copy.write_row((connection.org_id, connection.id, connection.provider, intake.result.sync_id, *values, Jsonb(metadata)))
+            copy.write_row(
+                (connection.org_id, connection.id, connection.provider, intake.result.sync_id, *values, Jsonb(metadata))
+            )
 
 
 def _fail(db: Connection, sync_id: UUID, error: BaseException) -> None:

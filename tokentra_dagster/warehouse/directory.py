@@ -124,10 +124,14 @@ def ensure_entities(connection: Connection, org_id: UUID, kind: str, names: Iter
     wanted = sorted(set(names))
     table = sql.Identifier("app", ENTITY_TABLES[kind])
     connection.execute(
-        sql.SQL("INSERT INTO {} (org_id, name) SELECT %s, unnest(%s::text[]) ON CONFLICT (org_id, name) DO NOTHING").format(table),
+        sql.SQL("INSERT INTO {} (org_id, name) SELECT %s, unnest(%s::text[]) ON CONFLICT (org_id, name) DO NOTHING").format(
+            table
+        ),
         [org_id, wanted],
     )
-    rows = connection.execute(sql.SQL("SELECT name, id FROM {} WHERE org_id = %s AND name = ANY(%s)").format(table), [org_id, wanted])
+    rows = connection.execute(
+        sql.SQL("SELECT name, id FROM {} WHERE org_id = %s AND name = ANY(%s)").format(table), [org_id, wanted]
+    )
     return {(kind, row["name"]): row["id"] for row in rows}
 
 
@@ -153,7 +157,18 @@ def add_rule(
           feature = excluded.feature, environment = excluded.environment
         RETURNING id
         """,
-        [org_id, priority, match_field, match_value, provider, ids["team"], ids["project"], ids["cost_center"], feature, environment],
+        [
+            org_id,
+            priority,
+            match_field,
+            match_value,
+            provider,
+            ids["team"],
+            ids["project"],
+            ids["cost_center"],
+            feature,
+            environment,
+        ],
     ).fetchone()
     assert row is not None
     identifier: UUID = row["id"]

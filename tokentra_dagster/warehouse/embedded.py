@@ -144,7 +144,9 @@ class EmbeddedServer:
         result = self._pg(program, *arguments)
         if result.returncode != 0:
             log = self.log.read_text(errors="replace")[-600:] if self.log.exists() else ""
-            raise TokenTraError(f"The embedded PostgreSQL failed ({program}): {(result.stderr or result.stdout).strip()[-600:]} {log}".strip())
+            raise TokenTraError(
+                f"The embedded PostgreSQL failed ({program}): {(result.stderr or result.stdout).strip()[-600:]} {log}".strip()
+            )
 
     def _pg(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         binaries = _binaries()

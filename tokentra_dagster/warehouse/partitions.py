@@ -56,9 +56,9 @@ def _make(connection: psycopg.Connection[Any], name: str, month: datetime, follo
         run("LOCK TABLE raw.usage_records_default IN ACCESS EXCLUSIVE MODE")
         names = sql.SQL(", ").join(map(sql.Identifier, _stored_columns(connection)))
         run(
-            sql.SQL("WITH moved AS (DELETE FROM raw.usage_records_default WHERE {} RETURNING *) INSERT INTO {} ({}) SELECT {} FROM moved").format(
-                bounds, table, names, names
-            )
+            sql.SQL(
+                "WITH moved AS (DELETE FROM raw.usage_records_default WHERE {} RETURNING *) INSERT INTO {} ({}) SELECT {} FROM moved"
+            ).format(bounds, table, names, names)
         )
     run(sql.SQL("ALTER TABLE {} ADD CONSTRAINT in_month CHECK ({})").format(table, bounds))
     run(

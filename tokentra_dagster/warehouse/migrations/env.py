@@ -4,7 +4,11 @@ from alembic import context
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-url = context.config.attributes["url"].replace("postgres://", "postgresql://", 1).replace("postgresql://", "postgresql+psycopg://", 1)
+url = (
+    context.config.attributes["url"]
+    .replace("postgres://", "postgresql://", 1)
+    .replace("postgresql://", "postgresql+psycopg://", 1)
+)
 engine = create_engine(url, poolclass=NullPool)
 with engine.connect() as connection:
     connection.execute(text("CREATE SCHEMA IF NOT EXISTS app"))
