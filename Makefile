@@ -36,7 +36,7 @@ lint: .venv/ready ## ruff, mypy (strict), sqlfluff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/python -m tokentra_dagster.lint_sql
+	@$(BIN)/python tests/lint_sql.py
 
 bench: .venv/ready ## measure: ratios, side by side, in one run
 	@$(BIN)/python -m bench

@@ -10,9 +10,9 @@ import dagster as dg
 from tokentra_dagster.ingest.assets import JOBS, SYNCS, TABLES
 from tokentra_dagster.ingest.imports import apply_rules_job, import_job, imported_usage
 from tokentra_dagster.ingest.schedules import SCHEDULES
+from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.settings import Settings
 from tokentra_dagster.transform import dbt_definitions
-from tokentra_dagster.warehouse.resource import Warehouse
 
 
 def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:

@@ -25,12 +25,12 @@ HOST = "127.0.0.1"
 MODULE = "tokentra_dagster.definitions"
 
 
-def run_platform(settings: Settings, port: int) -> int:
+def run_platform(settings: Settings, port: int, host: str = HOST) -> int:
     """Run until Ctrl-C or until a part ends; returns the exit status."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError:
             raise TokenTraError(
                 f"Port {port} is taken; choose another with `tokentra up --port N` or TOKENTRA_UI_PORT."
@@ -46,10 +46,10 @@ def run_platform(settings: Settings, port: int) -> int:
         click.echo("Reading the dbt project ...")
         ensure_manifest(settings)
         env = {**os.environ, **environment(settings, database)}
-        parts["Dagster UI"] = _start("dagster-webserver", ["-h", HOST, "-p", str(port), "-m", MODULE], env, settings.home)
+        parts["Dagster UI"] = _start("dagster-webserver", ["-h", host, "-p", str(port), "-m", MODULE], env, settings.home)
         parts["Dagster daemon"] = _start("dagster-daemon", ["run", "-m", MODULE], env, settings.home)
         _wait_for_ui(parts, port, settings.home)
-        click.echo(f"Dagster UI: http://{HOST}:{port}   (Ctrl-C stops it; logs in {settings.home})")
+        click.echo(f"Dagster UI: http://{host}:{port}   (Ctrl-C stops it; logs in {settings.home})")
         while True:
             time.sleep(0.5)
             _complain_about_ended(parts, settings.home)

@@ -11,9 +11,9 @@ from typing import Any
 import dagster as dg
 from dagster_dbt import DagsterDbtTranslator, DbtCliResource, dbt_assets
 
+from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.runtime import TELEMETRY_OFF
 from tokentra_dagster.settings import Settings
-from tokentra_dagster.warehouse.resource import Warehouse
 
 PLACEHOLDERS = {f"TOKENTRA_PG_{part}": "1" for part in ("HOST", "PORT", "USER", "PASSWORD", "DBNAME")}
 

@@ -11,12 +11,13 @@ from tokentra_dagster.commands.common import echo_json, open_database, settings
 @click.option(
     "--port", type=click.IntRange(1, 65535), help="Port of the Dagster UI on 127.0.0.1 (default: TOKENTRA_UI_PORT or 3000)."
 )
-def up(port: int | None) -> None:
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address the UI listens on; 0.0.0.0 inside a container.")
+def up(port: int | None, host: str) -> None:
     """Start the database, the Dagster UI and the daemon; Ctrl-C stops what it started."""
     from tokentra_dagster.platform import run_platform
 
     chosen = settings()
-    raise SystemExit(run_platform(chosen, port or chosen.ui_port))
+    raise SystemExit(run_platform(chosen, port or chosen.ui_port, host))
 
 
 @click.command()

@@ -20,9 +20,9 @@ from tokentra_dagster.ingest.intake import LoadResult
 from tokentra_dagster.ingest.sync import granularity_of, sync_connection
 from tokentra_dagster.ingest.windows import aligned, moment
 from tokentra_dagster.providers import SOURCES
+from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import ConnectionRow, connections
-from tokentra_dagster.warehouse.resource import Warehouse
 
 OWNERS = ["team:data-platform"]
 DAILY = dg.DailyPartitionsDefinition(start_date="2023-01-01", timezone="UTC", end_offset=1)
