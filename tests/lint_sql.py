@@ -26,8 +26,21 @@ def main() -> int:
     try:
         database = Database(server.start())
         migrate(database)
-        env = {**os.environ, **environment(settings, database), "DBT_TARGET_PATH": str(folder / "target"), "DBT_LOG_PATH": str(folder / "logs")}
-        command = [str(Path(sys.executable).parent / "sqlfluff"), "lint", "--disable-progress-bar", *sys.argv[1:], "models", "tests", "macros"]
+        env = {
+            **os.environ,
+            **environment(settings, database),
+            "DBT_TARGET_PATH": str(folder / "target"),
+            "DBT_LOG_PATH": str(folder / "logs"),
+        }
+        command = [
+            str(Path(sys.executable).parent / "sqlfluff"),
+            "lint",
+            "--disable-progress-bar",
+            *sys.argv[1:],
+            "models",
+            "tests",
+            "macros",
+        ]
         return subprocess.run(command, cwd=project_folder(), env=env, check=False).returncode
     finally:
         server.stop()

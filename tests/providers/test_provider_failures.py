@@ -108,7 +108,7 @@ def test_a_damaged_page_is_asked_again(provider, ask, path, body):
 
 def test_a_page_that_stays_damaged_is_transient_and_says_what_is_wrong(provider, ask, path):
     provider.on(path, lambda asked: '{"data": [{"start_')
-    with pytest.raises(TransientError, match=r"answered 2 times .* not JSON"):
+    with pytest.raises(TransientError, match=r"answered 2 times .*not JSON"):
         ask()
     assert len(provider.requests) == 2
 

@@ -6,6 +6,7 @@ Columnar throughout: a Python loop over rows costs more than the database does.
 from __future__ import annotations
 
 import io
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -155,13 +156,12 @@ def sequential_uuids(count: int) -> pa.Array:
 
 def _names_given(given: Mapping[str, pa.Array], rows: int) -> pa.Array:
     """The names of the columns that have a value, as a JSON array; NULL where none has (almost always)."""
-    present = {name: column for name, column in given.items() if column.null_count < rows}
-    if not present:
-        return pa.nulls(rows, pa.string())
-    none = pa.scalar(None, pa.string())
-    names = [pc.if_else(pc.is_valid(column), pa.scalar(f'"{name}"'), none) for name, column in present.items()]
-    joined = pc.binary_join_element_wise(*names, ",", null_handling="skip")
-    return pc.if_else(pc.equal(joined, ""), none, pc.binary_join_element_wise("[", joined, "]", ""))
+    present = [name for name, column in given.items() if column.null_count < rows]
+    combination = np.zeros(rows, dtype=np.int64)
+    for place, name in enumerate(present):
+        combination |= pc.is_valid(given[name]).to_numpy(zero_copy_only=False).astype(np.int64) << place
+    chosen = ([name for place, name in enumerate(present) if number >> place & 1] for number in range(1 << len(present)))
+    return pa.array([json.dumps(names) if names else None for names in chosen], pa.string()).take(pa.array(combination))
 
 
 def _constant(value: str, rows: int) -> pa.Array:

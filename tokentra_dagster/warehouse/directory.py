@@ -15,6 +15,7 @@ from tokentra_dagster.errors import UsageError
 from tokentra_dagster.records import PROVIDERS, SOURCES
 
 Connection = psycopg.Connection[dict[str, Any]]
+MATCH_FIELDS = ("project", "workspace", "api_key", "user", "model")
 ENTITY_TABLES = {"team": "teams", "project": "projects", "cost_center": "cost_centers"}
 
 
@@ -141,6 +142,8 @@ def add_rule(
     feature: str | None = None, environment: str | None = None,
 ) -> UUID:  # fmt: skip
     """Add or replace the rule with this priority and match. Teams, projects and cost centers are made where they are new."""
+    if match_field not in MATCH_FIELDS:
+        raise UsageError(f"match_field is {match_field!r}; it must be one of {', '.join(MATCH_FIELDS)}.")
     org_id = organization_id(connection, org)
     ids: dict[str, UUID | None] = {}
     for kind, name in (("team", team), ("project", project), ("cost_center", cost_center)):
