@@ -13,7 +13,7 @@ from tokentra_dagster.commands.look import doctor, summary
 from tokentra_dagster.commands.platform import database, demo, simulate, up
 from tokentra_dagster.commands.setup import connection, org, rule
 from tokentra_dagster.commands.work import build, import_, sync
-from tokentra_dagster.errors import TokenTraError
+from tokentra_dagster.errors import TokenTraError, UsageError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -32,7 +32,7 @@ def main() -> None:
         cli(standalone_mode=True)
     except TokenTraError as error:
         click.echo(f"tokentra: {error}", err=True)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
     except BrokenPipeError:
         sys.exit(0)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokentra_dagster.errors import TokenTraError
+from tokentra_dagster.settings import Settings
+
+if TYPE_CHECKING:
+    from dagster import ExecuteInProcessResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,33 +24,44 @@ class RunOutcome:
     error: str | None
 
 
-def run_job(
-    name: str, run_config: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None, *, verbose: bool = False
-) -> RunOutcome:
-    """Run one of our jobs in this process, recorded in the instance that the UI shows. `runtime.prepare` must have been called."""
-    import dagster as dg
-    from dagster import DagsterInstance
+def run_job(name: str, run_config: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None) -> RunOutcome:
+    """Run one of our jobs in this process, recorded in the instance that the UI shows. `runtime.prepare` must have been called.
 
-    if not verbose:
-        logging.getLogger("dagster").setLevel(logging.CRITICAL)
-    from tokentra_dagster.definitions import defs
+    What Dagster and dbt print goes to `JOB.log` under TOKENTRA_HOME/logs; the UI has it too.
+    """
+    folder = Settings.from_environment().home / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.log").open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        from dagster import DagsterInstance
 
-    with DagsterInstance.get() as instance:
-        result = defs.resolve_job_def(name).execute_in_process(
-            run_config=dict(run_config or {}), tags=dict(tags or {}), instance=instance, raise_on_error=False
-        )
-        failed = []
-        for event in result.get_asset_check_evaluations():
-            if not event.passed and event.severity == dg.AssetCheckSeverity.ERROR:
-                failed.append(f"{event.asset_key.to_user_string()}: {event.check_name}")
-        errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
-        message = None
-        if errors and errors[0] is not None:
-            deepest = errors[0]
-            while deepest.cause is not None:
-                deepest = deepest.cause
-            message = deepest.message.strip().split("\n")[0]
-        return RunOutcome(result.run_id, result.success, tuple(failed), message)
+        from tokentra_dagster.definitions import defs
+
+        with DagsterInstance.get() as instance:
+            result = defs.resolve_job_def(name).execute_in_process(
+                run_config=dict(run_config or {}), tags=dict(tags or {}), instance=instance, raise_on_error=False
+            )
+    return RunOutcome(result.run_id, result.success, _failed_checks(result), _first_error(result))
+
+
+def _failed_checks(result: ExecuteInProcessResult) -> tuple[str, ...]:
+    from dagster import AssetCheckSeverity
+
+    return tuple(
+        f"{event.asset_key.to_user_string()}: {event.check_name}"
+        for event in result.get_asset_check_evaluations()
+        if not event.passed and event.severity == AssetCheckSeverity.ERROR
+    )
+
+
+def _first_error(result: ExecuteInProcessResult) -> str | None:
+    """What the first failed step died of, in its own words, without our callers' wrappings."""
+    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    if not errors or errors[0] is None:
+        return None
+    deepest = errors[0]
+    while deepest.cause is not None:
+        deepest = deepest.cause
+    return deepest.message.strip().split("\n")[0]
 
 
 def must_succeed(outcome: RunOutcome, what: str) -> RunOutcome:

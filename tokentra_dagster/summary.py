@@ -10,7 +10,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from tokentra_dagster.errors import UsageError
+from tokentra_dagster.errors import TokenTraError, UsageError
 from tokentra_dagster.warehouse.directory import Connection
 
 DIMENSIONS = {
@@ -77,6 +77,8 @@ def summarize(connection: Connection, org_id: UUID, start: datetime, end: dateti
         raise UsageError(
             f"The period is empty: --to ({end:%Y-%m-%d}) is the day after the last one and must be later than --from ({start:%Y-%m-%d})."
         )
+    if connection.execute("SELECT to_regclass('marts.daily_usage_rollup') IS NULL AS missing").fetchone() == {"missing": True}:
+        raise TokenTraError("Nothing has been built yet; run `tokentra sync` or `tokentra import`, then `tokentra build`.")
     value = DIMENSIONS[by] if by else sql.SQL("NULL::text")
     rows = connection.execute(
         sql.SQL(

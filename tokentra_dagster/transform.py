@@ -1,7 +1,9 @@
 """The dbt project as Dagster assets and checks. Asset keys are schema and name, so the graph joins without a mapping."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: Dagster reads the annotations of assets as they are.
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,6 +17,7 @@ from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.runtime import TELEMETRY_OFF
 from tokentra_dagster.settings import Settings
 
+KEPT_RUNS = 20
 PLACEHOLDERS = {f"TOKENTRA_PG_{part}": "1" for part in ("HOST", "PORT", "USER", "PASSWORD", "DBNAME")}
 
 
@@ -34,10 +37,8 @@ def ensure_manifest(settings: Settings) -> Path:
     manifest = target / "manifest.json"
     sources = [path for path in project.rglob("*") if path.suffix in (".sql", ".yml", ".csv") and "target" not in path.parts]
     if not manifest.exists() or max(path.stat().st_mtime for path in sources) > manifest.stat().st_mtime:
-        import os
-
         command = [
-            str(Path(sys.executable).parent / "dbt"), "--quiet", "parse", "--project-dir", str(project), "--profiles-dir", str(project),
+            dbt_executable(), "--quiet", "parse", "--project-dir", str(project), "--profiles-dir", str(project),
             "--target-path", str(target), "--log-path", str(target.parent / "logs"),
         ]  # fmt: skip
         done = subprocess.run(
@@ -47,6 +48,18 @@ def ensure_manifest(settings: Settings) -> Path:
             raise RuntimeError(f"dbt parse failed:\n{done.stdout}\n{done.stderr}")
         manifest.touch()
     return manifest
+
+
+def dbt_executable() -> str:
+    """The dbt of this environment, whatever PATH says."""
+    return str(Path(sys.executable).parent / "dbt")
+
+
+def keep_newest(folder: Path, count: int) -> None:
+    """Remove all but the newest folders in `folder`: what dbt leaves of each run is for reading after a failure."""
+    runs = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    for old in runs[:-count]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 class BuildConfig(dg.Config):
@@ -78,13 +91,17 @@ class Translator(DagsterDbtTranslator):
 def dbt_definitions(settings: Settings) -> tuple[dg.AssetsDefinition, DbtCliResource]:
     """The models as one multi-asset, and the dbt command it uses."""
 
-    @dbt_assets(manifest=ensure_manifest(settings), dagster_dbt_translator=Translator(), name="dbt_models")
+    @dbt_assets(manifest=ensure_manifest(settings), dagster_dbt_translator=Translator(), name="dbt_models", pool="dbt")
     def dbt_models(
         context: dg.AssetExecutionContext, config: BuildConfig, dbt: DbtCliResource, warehouse: Warehouse
     ) -> Iterator[Any]:
         warehouse.database()
-        arguments = ["build", "--full-refresh"] if config.full_refresh else ["build"]
-        yield from dbt.cli(arguments, context=context).stream().fetch_row_counts()
+        arguments = ["build", "--exclude-resource-type", "unit_test", *(["--full-refresh"] if config.full_refresh else [])]
+        target = target_folder(settings).parent / "runs" / context.run_id
+        try:
+            yield from dbt.cli(arguments, context=context, target_path=target).stream()
+        finally:
+            keep_newest(target.parent, KEPT_RUNS)
 
     project = project_folder()
-    return dbt_models, DbtCliResource(project_dir=str(project), profiles_dir=str(project))
+    return dbt_models, DbtCliResource(project_dir=str(project), profiles_dir=str(project), dbt_executable=dbt_executable())

@@ -87,9 +87,7 @@ class ScriptedProvider:
         script: Any = {"data": [], "has_more": False, "next_page": None}
         if url.path in self._scripts:
             left = self._scripts[url.path]
-            script = (
-                left.pop(0) if left else Answer({"error": {"message": "the script has no more answers"}}, status=418)
-            )
+            script = left.pop(0) if left else Answer({"error": {"message": "the script has no more answers"}}, status=418)
             if callable(script):
                 left.insert(0, script)
                 script = script(asked)

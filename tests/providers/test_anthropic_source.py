@@ -339,7 +339,7 @@ def test_api_legacy_asks_only_the_legacy_reports(provider, anthropic, november):
 
 
 def test_api_analytics_refuses_a_window_that_it_cannot_answer(provider, anthropic, december_2025):
-    with pytest.raises(PermanentError, match="nothing before 2026-01-01.*api=auto"):
+    with pytest.raises(PermanentError, match=r"nothing before 2026-01-01.*api=auto"):
         list(anthropic(api="analytics").usage(december_2025))
     assert provider.requests == []
 
@@ -460,7 +460,7 @@ def test_check_asks_one_row_and_says_what_it_can_see(provider, anthropic):
 
 def test_an_organisation_that_may_not_use_analytics_is_told_of_the_legacy_reports(provider, anthropic, answer):
     provider.on(USAGE, answer({"error": {"message": "HIPAA readiness is enabled"}}, status=400))
-    with pytest.raises(PermanentError, match="HIPAA readiness is enabled.*api=legacy"):
+    with pytest.raises(PermanentError, match=r"HIPAA readiness is enabled.*api=legacy"):
         anthropic().check()
 
 

@@ -126,9 +126,7 @@ def test_what_an_older_answer_does_not_say_is_unknown_not_zero(provider, openai)
         ("web_search_calls", "web_searches", {"num_requests": 4, "num_model_requests": 2}, 4, "requests", 2),
     ],
 )
-def test_endpoints_without_tokens_measure_in_their_own_unit(
-    provider, openai, endpoint, kind, measures, quantity, unit, requests
-):
+def test_endpoints_without_tokens_measure_in_their_own_unit(provider, openai, endpoint, kind, measures, quantity, unit, requests):
     provider.on(
         f"/v1/organization/usage/{endpoint}",
         page(bucket(1, {"object": f"organization.usage.{kind}.result", "model": None, **measures})),
@@ -235,9 +233,7 @@ def test_empty_buckets_are_read_and_yield_nothing(provider, openai):
 
 
 def test_buckets_that_do_not_start_in_the_window_are_left_out(provider, openai):
-    provider.on(
-        COMPLETIONS, page(bucket(0, result(99)), bucket(1, result(1)), bucket(3, result(3)), bucket(4, result(99)))
-    )
+    provider.on(COMPLETIONS, page(bucket(0, result(99)), bucket(1, result(1)), bucket(3, result(3)), bucket(4, result(99))))
     usage, _, _ = completions(openai(endpoints="completions"))
     assert [record.input_tokens for record in usage] == [1, 3]
 
@@ -427,9 +423,7 @@ def test_names_cover_archived_projects_keys_users_and_service_accounts(provider,
     )
     key = {"id": "key_a", "name": "prod", "redacted_value": "sk-...a", "owner": {"type": "user"}}
     provider.on(f"{base}/projects/proj_a/api_keys", {"data": [key], "has_more": False})
-    provider.on(
-        f"{base}/projects/proj_a/service_accounts", {"data": [{"id": "svc_a", "name": "ci"}], "has_more": False}
-    )
+    provider.on(f"{base}/projects/proj_a/service_accounts", {"data": [{"id": "svc_a", "name": "ci"}], "has_more": False})
     provider.on(f"{base}/projects/proj_old/api_keys", answer({"error": {"message": "archived"}}, status=404))
     found = {(entity.kind, entity.id): entity for entity in openai().names()}
     assert {key: entity.name for key, entity in found.items()} == {

@@ -83,7 +83,7 @@ def test_a_server_error_that_stays_is_transient_after_the_allowed_retries(provid
 
 def test_a_time_out_is_transient_and_names_the_option(provider, ask, path, answer):
     provider.on(path, lambda asked: answer(EMPTY, delay=2))
-    with pytest.raises(TransientError, match="timed out.*timeout_seconds"):
+    with pytest.raises(TransientError, match=r"timed out.*timeout_seconds"):
         ask(max_retries="0", timeout_seconds="0.2")
 
 
@@ -197,7 +197,7 @@ def test_a_providers_own_options_are_checked(vendor, options, message):
 
 
 def test_an_unknown_provider_lists_those_that_are_known():
-    with pytest.raises(PermanentError, match="unknown provider 'opena'; known providers are .*openai"):
+    with pytest.raises(PermanentError, match=r"unknown provider 'opena'; known providers are .*openai"):
         open_source(ConnectionConfig("opena", "k"))
 
 

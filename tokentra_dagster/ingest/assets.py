@@ -5,7 +5,7 @@ stops another's: the run's metadata and the check `every_connection_synced` say 
 make the step retry with back-off; a repeat changes nothing that was already right.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: Dagster reads the annotations of assets as they are.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

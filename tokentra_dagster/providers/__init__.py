@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import cast
 
 from tokentra_dagster.errors import PermanentError
@@ -18,6 +19,8 @@ class ProviderEntry:
     title: str
     key_needed: str
     options: tuple[str, ...]
+    settles_after: timedelta
+    """The provider restates usage for this long; the source's class takes it from here."""
 
     def open(self, config: ConnectionConfig) -> Source:
         module, _, name = self.target.partition(":")
@@ -30,12 +33,14 @@ SOURCES: dict[str, ProviderEntry] = {
         title="OpenAI organisation usage and costs",
         key_needed="an Admin API key (sk-admin-...)",
         options=("endpoints", "costs", "timeout_seconds", "max_retries"),
+        settles_after=timedelta(days=3),
     ),
     "anthropic": ProviderEntry(
         target="tokentra_dagster.providers.anthropic:AnthropicSource",
         title="Anthropic organisation usage and costs",
         key_needed="an Admin API key (sk-ant-admin01-...) or a key with read:analytics",
         options=("api", "group_by", "timeout_seconds", "max_retries"),
+        settles_after=timedelta(days=3),
     ),
 }
 

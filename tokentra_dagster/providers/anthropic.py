@@ -294,9 +294,7 @@ def _who(group: Mapping[str, Any]) -> dict[str, Any]:
         "provider_project_id": optional_text(group, "workspace_id"),
         "api_key_id": optional_text(group, "api_key_id") or optional_text(actor, "api_key_id"),
         "user_id": (
-            optional_text(actor, "user_id")
-            or optional_text(actor, "service_account_id")
-            or optional_text(actor, "subject")
+            optional_text(actor, "user_id") or optional_text(actor, "service_account_id") or optional_text(actor, "subject")
         ),
     }
 

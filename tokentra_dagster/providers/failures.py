@@ -82,9 +82,7 @@ class Caller:
         if isinstance(error, self.sdk.APIStatusError):
             return self._from_status(error, asking, hint)
         if isinstance(error, self.sdk.APITimeoutError):
-            return TransientError(
-                f"{self.provider}: {asking} timed out; try again later or raise the option timeout_seconds"
-            )
+            return TransientError(f"{self.provider}: {asking} timed out; try again later or raise the option timeout_seconds")
         if isinstance(error, self.sdk.APIConnectionError):
             cause = type(error.__cause__).__name__ if error.__cause__ else "connection error"
             return TransientError(
@@ -94,9 +92,7 @@ class Caller:
         if isinstance(error, OSError) or type(error).__module__.startswith(("httpx", "httpcore")):
             return TransientError(f"{self.provider}: {asking} broke off ({kind}); try again later")
         return PermanentError(
-            self._clean(
-                f"{self.provider}: {asking} could not be asked ({kind}: {error}); check key, base_url and options"
-            )
+            self._clean(f"{self.provider}: {asking} could not be asked ({kind}: {error}); check key, base_url and options")
         )
 
     def _from_status(self, error: Any, asking: str, hint: str) -> Exception:

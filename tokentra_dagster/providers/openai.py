@@ -148,9 +148,7 @@ class OpenAISource:
         hint = "if this organisation does not have this endpoint, leave it out with the option endpoints"
         yield from self._buckets(f"usage/{name}", ask, window, hint)
 
-    def _buckets(
-        self, asking: str, ask: Callable[[int, int, str | None], Any], window: Window, hint: str
-    ) -> Iterator[Bucket]:
+    def _buckets(self, asking: str, ask: Callable[[int, int, str | None], Any], window: Window, hint: str) -> Iterator[Bucket]:
         """Each bucket of the window once, in order. Every page repeats the same parameters.
 
         A page token can be refused (HTTP 400) or lead nowhere. The paging then starts again, without a token, at the
@@ -239,9 +237,7 @@ def _check_page(page: dict[str, Any]) -> None:
 
 def _read_buckets(page: dict[str, Any], width: int) -> list[Bucket]:
     """The page's buckets; older answers name the list `result`."""
-    buckets = [
-        Bucket(item["start_time"], item["end_time"], item.get("results", item.get("result"))) for item in page["data"]
-    ]
+    buckets = [Bucket(item["start_time"], item["end_time"], item.get("results", item.get("result"))) for item in page["data"]]
     for bucket in buckets:
         if not 0 < bucket.end - bucket.start <= width:
             raise PermanentError(
@@ -338,9 +334,7 @@ def _service_type(result: Mapping[str, Any]) -> str | None:
 def _metadata(name: str, result: Mapping[str, Any]) -> dict[str, Any]:
     """The endpoint, and every further dimension that OpenAI gave, new ones included."""
     further = {
-        key: value
-        for key, value in result.items()
-        if value is not None and key not in MEASURES and key not in _OWN_COLUMN
+        key: value for key, value in result.items() if value is not None and key not in MEASURES and key not in _OWN_COLUMN
     }
     level = {"measure": "level"} if name == "vector_stores" else {}
     return {"endpoint": name, **level, **further}

@@ -20,9 +20,7 @@ class Options:
         known = (*names, *COMMON)
         for name in config.options:
             if name not in known:
-                raise PermanentError(
-                    f"{config.provider}: unknown option {name!r}; valid options are {', '.join(known)}"
-                )
+                raise PermanentError(f"{config.provider}: unknown option {name!r}; valid options are {', '.join(known)}")
         self.timeout_seconds = self._number("timeout_seconds", 60.0, above=0.0)
         self.max_retries = int(self._number("max_retries", 4, above=-1.0, whole=True))
 
@@ -32,9 +30,7 @@ class Options:
             raise self._wrong(name, value, f"valid values are {', '.join(allowed)}")
         return value
 
-    def some_of(
-        self, name: str, allowed: Sequence[str], default: Sequence[str], most: int | None = None
-    ) -> tuple[str, ...]:
+    def some_of(self, name: str, allowed: Sequence[str], default: Sequence[str], most: int | None = None) -> tuple[str, ...]:
         """A comma list, each value once, in the order given."""
         text = self._config.options.get(name)
         if text is None:

@@ -177,9 +177,36 @@ CREATE TABLE raw.usage_changes (
 );
 CREATE SEQUENCE raw.usage_change_number;
 
+-- A new kind of source can take over what counts (correction 11), so all that the organisation and provider have is then
+-- to be summed anew: a first connection of a more authoritative source changes totals that are long built.
+CREATE FUNCTION raw.log_new_source() RETURNS TRIGGER
+LANGUAGE plpgsql AS
+$$
+BEGIN
+  IF EXISTS (SELECT FROM app.provider_connections AS c
+             WHERE c.org_id = NEW.org_id AND c.provider = NEW.provider AND c.source = NEW.source AND c.id <> NEW.id) THEN
+    RETURN NULL;
+  END IF;
+  PERFORM pg_advisory_xact_lock(7265003);
+  INSERT INTO raw.usage_changes (change_number, org_id, provider, provider_connection_id, window_start, window_end, reason)
+  SELECT nextval('raw.usage_change_number'), NEW.org_id, NEW.provider, span.id, span.window_start, span.window_end, 'authority'
+  FROM (
+    SELECT c.id, min(h.window_start) AS window_start, max(h.window_end) AS window_end
+    FROM app.provider_connections AS c
+    JOIN raw.sync_history AS h ON h.provider_connection_id = c.id AND h.status = 'completed'
+    WHERE c.org_id = NEW.org_id AND c.provider = NEW.provider
+    GROUP BY c.id
+  ) AS span;
+  RETURN NULL;
+END
+$$;
+CREATE TRIGGER log_new_source AFTER INSERT ON app.provider_connections
+FOR EACH ROW EXECUTE FUNCTION raw.log_new_source();
+
 -- How far each incremental model has read raw.usage_changes; written by the model's own transaction.
 CREATE TABLE raw.model_progress (
   model TEXT PRIMARY KEY,
+  previous_change_number BIGINT NOT NULL DEFAULT 0,
   change_number BIGINT NOT NULL,
   updated_at TIMESTAMPTZ NOT NULL DEFAULT now()
 );

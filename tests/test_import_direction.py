@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "health": {"errors", "settings", "warehouse", "ingest"},
     "transform": {"resources", "runtime", "settings"},
     "definitions": {"ingest", "resources", "settings", "transform"},
-    "runs": {"errors", "definitions"},
+    "runs": {"errors", "settings", "definitions"},
     "platform": {"errors", "runtime", "settings", "transform", "warehouse"},
 }
 VENDORS = {"openai", "anthropic"}

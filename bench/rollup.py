@@ -1,0 +1,83 @@
+"""Rollups: what one more hour of data costs against a full rebuild, and how both grow with what is stored.
+
+Request-level rows of 90 days are loaded through the real path; `dbt run --full-refresh` builds everything, then one more hour
+(at the same rate of rows) is loaded and `dbt run` builds what changed. Shown are the models' own times as dbt reports them (`run_results.json`),
+and the whole command with dbt's start, which does not depend on the data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from bench.load import load
+from bench.rows import DAYS, START, batches
+from bench.server import bench_connection, fresh_database
+from tokentra_dagster.runtime import TELEMETRY_OFF
+from tokentra_dagster.transform import dbt_executable, project_folder
+from tokentra_dagster.warehouse.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """Seconds of one build: in its models, and the whole command."""
+
+    models: float
+    command: float
+
+
+def dbt_run(database: Database, target: Path, *arguments: str) -> Build:
+    project = str(project_folder())
+    command = [
+        dbt_executable(), "--quiet", "run", *arguments, "--project-dir", project, "--profiles-dir", project,
+        "--target-path", str(target), "--log-path", str(target / "logs"),
+    ]  # fmt: skip
+    began = time.perf_counter()
+    subprocess.run(command, env={**os.environ, **TELEMETRY_OFF, **database.dbt_environment()}, check=True)
+    seconds = time.perf_counter() - began
+    results = json.loads((target / "run_results.json").read_text())["results"]
+    return Build(sum(result["execution_time"] for result in results), seconds)
+
+
+def measure(rows: int) -> tuple[Build, Build]:
+    """A full rebuild of `rows`, and the build after one more hour (the median of three)."""
+    with fresh_database() as database, tempfile.TemporaryDirectory() as folder:
+        connection = bench_connection(database)
+        target = Path(folder)
+        load(database, connection, list(batches(rows)))
+        with database.connect(autocommit=True) as db:
+            db.execute("VACUUM ANALYZE raw.usage_records")
+        dbt_run(database, target)
+        full = dbt_run(database, target, "--full-refresh")
+        with database.connect(autocommit=True) as db:
+            db.execute("VACUUM ANALYZE")
+        per_hour = rows // (DAYS * 24)
+        hours = []
+        for number in range(3):
+            start = START + timedelta(days=DAYS, hours=number)
+            load(database, connection, list(batches(per_hour, start, timedelta(hours=1), seed=2)), start, 1 / 24)
+            hours.append(dbt_run(database, target))
+        return full, sorted(hours, key=lambda build: build.models)[1]
+
+
+def run(sizes: tuple[int, ...] = (1_000_000, 5_000_000)) -> None:
+    """Print both costs for each size, their ratio, and their growth."""
+    print("rollups, request-level rows over 90 days, then one more hour of them")
+    found = {}
+    for rows in sizes:
+        full, hour = found[rows] = measure(rows)
+        print(
+            f"  {rows:>10,} rows: full rebuild {full.models:7.2f} s, one more hour {hour.models:6.2f} s, "
+            f"full/hour = {full.models / hour.models:5.1f}  (aim 50 at 5 million)   whole command {full.command:.1f} s and {hour.command:.1f} s"
+        )
+    small, large = sizes[0], sizes[-1]
+    print(
+        f"  from {small:,} to {large:,} rows: full rebuild x{found[large][0].models / found[small][0].models:.1f}, "
+        f"one more hour x{found[large][1].models / found[small][1].models:.1f}"
+    )

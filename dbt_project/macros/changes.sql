@@ -1,0 +1,108 @@
+{#-
+  How the incremental models follow raw.usage_changes (docs/decisions/0002-changes.md). The log's numbers appear in commit
+  order, so "everything up to n" is complete once n is seen. Each model's run is one transaction: `begin_changes` takes the
+  model's lock and fixes the numbers (from, to] and the windows that they touch; the model recomputes those windows;
+  `end_changes` remembers `to`. A change that commits meanwhile has a larger number and is taken by the next build.
+-#}
+
+{#- `follows`: the model whose progress bounds this one; none: the log's own newest number. -#}
+{% macro begin_changes(follows=none, width='hour', windows=true) -%}
+    select
+        pg_advisory_xact_lock(hashtextextended('tokentra model {{ this.identifier }}', 0)),
+        set_config('tokentra.from', '0', true);
+    select
+        set_config('tokentra.from', coalesce(max(change_number), 0)::text, true)
+    from {{ source('raw', 'model_progress') }}
+    where model = '{{ this.identifier }}';
+    select
+        set_config('tokentra.to', coalesce(max(change_number), 0)::text, true)
+    {% if follows -%}
+    from {{ source('raw', 'model_progress') }} where model = '{{ follows }}';
+    {%- else -%}
+    from {{ source('raw', 'usage_changes') }};
+    {%- endif %}
+    {% if windows -%}
+    drop table if exists pg_temp.{{ this.identifier }}_windows;
+    create temporary table {{ this.identifier }}_windows on commit drop as
+    {{ changed_windows(width, follows) }};
+    {%- endif %}
+{%- endmacro %}
+
+{#- Whole hours (or UTC days) that changed, per organisation and provider, without overlaps. A connection's day whose
+    granularity was decided anew counts whole. -#}
+{% macro changed_windows(width, follows=none) -%}
+    select
+        merged.org_id,
+        merged.provider,
+        lower(merged.span) as window_start,
+        upper(merged.span) as window_end
+    from (
+        select
+            touched.org_id,
+            touched.provider,
+            unnest(range_agg(tstzrange(
+                date_trunc('{{ width }}', touched.window_start, 'UTC'),
+                date_trunc('{{ width }}', touched.window_end - interval '1 microsecond', 'UTC')
+                + interval '{{ "24 hours" if width == "day" else "1 hour" }}'
+            ))) as span
+        from (
+            select
+                org_id,
+                provider,
+                window_start,
+                window_end
+            from {{ source('raw', 'usage_changes') }}
+            where change_number > {{ changes_from() }} and change_number <= {{ changes_to() }}
+            {% if follows %}
+            union all
+            select
+                connection.org_id,
+                connection.provider,
+                connection_day.day_start,
+                connection_day.day_start + interval '24 hours'
+            from {{ ref('int_connection_days') }} as connection_day
+            inner join {{ ref('stg_app__provider_connections') }} as connection
+                on connection_day.provider_connection_id = connection.provider_connection_id
+            where connection_day.decided_at > {{ changes_from() }}
+            {% endif %}
+        ) as touched
+        group by touched.org_id, touched.provider
+    ) as merged
+{%- endmacro %}
+
+{% macro changes_from() %}current_setting('tokentra.from')::bigint{% endmacro %}
+{% macro changes_to() %}current_setting('tokentra.to')::bigint{% endmacro %}
+
+{% macro end_changes() -%}
+    insert into {{ source('raw', 'model_progress') }} (model, previous_change_number, change_number, updated_at)
+    values (
+        '{{ this.identifier }}',
+        {{ changes_from() if is_incremental() else 0 }},
+        {{ changes_to() }},
+        now()
+    )
+    on conflict (model) do update
+    set previous_change_number = excluded.previous_change_number,
+        change_number = excluded.change_number,
+        updated_at = excluded.updated_at
+{%- endmacro %}
+
+{#- Incremental strategy: what stood in the changed windows goes, what was recomputed comes. `window_column` says which
+    column of the model lies in the windows. -#}
+{% macro get_incremental_replace_windows_sql(arg_dict) -%}
+    {%- set target, source_table = arg_dict['target_relation'], arg_dict['temp_relation'] -%}
+    {%- set columns = arg_dict['dest_columns'] | map(attribute='quoted') | join(', ') -%}
+    {%- set column = config.require('window_column') -%}
+    delete from {{ target }} as old
+    using {{ this.identifier }}_windows as changed
+    where old.org_id = changed.org_id
+        and old.provider = changed.provider
+        and old.{{ column }} >= {{ window_edge('changed.window_start', column) }}
+        and old.{{ column }} < {{ window_edge('changed.window_end', column) }};
+    insert into {{ target }} ({{ columns }})
+    select {{ columns }} from {{ source_table }}
+{%- endmacro %}
+
+{% macro window_edge(moment, column) -%}
+    {{ "(" ~ moment ~ " at time zone 'UTC')::date" if column == 'date' else moment }}
+{%- endmacro %}

@@ -1,0 +1,104 @@
+{{ config(meta={'dagster': {'ref': {'name': 'daily_usage_rollup'}}}) }}
+-- Per organisation, provider, model and UTC day the daily rollup says what the records that count say. Compares the days that
+-- the last build changed (`--vars 'compare: everything'`: all), without those that have changed again since.
+with progress as (
+    select
+        previous_change_number as number_from,
+        change_number as number_to
+    from {{ source('raw', 'model_progress') }}
+    where model = 'daily_usage_rollup'
+),
+
+changes as (
+    select
+        change.org_id,
+        change.provider,
+        date_trunc('day', change.window_start, 'UTC') as span_start,
+        date_trunc('day', change.window_end - interval '1 microsecond', 'UTC') + interval '24 hours' as span_end,
+        change.change_number > progress.number_to as is_later
+    from {{ source('raw', 'usage_changes') }} as change
+    cross join progress
+    {% if var('compare') != 'everything' -%}
+    where change.change_number > progress.number_from
+    {%- endif %}
+),
+
+spans as (
+    select
+        grouped.org_id,
+        grouped.provider,
+        unnest(grouped.built - grouped.later) as span
+    from (
+        select
+            org_id,
+            provider,
+            range_agg(tstzrange(span_start, span_end)) as built,
+            coalesce(range_agg(tstzrange(span_start, span_end)) filter (where is_later), '{}'::tstzmultirange) as later
+        from changes
+        group by org_id, provider
+    ) as grouped
+),
+
+in_records as (
+    select
+        record.org_id,
+        record.provider,
+        record.model,
+        (record.timestamp at time zone 'UTC')::date as date,
+        sum(record.total_tokens) as total_tokens,
+        sum(record.request_count) as request_count,
+        sum(record.estimated_cost) as estimated_cost,
+        count(*) as record_count
+    from spans
+    inner join {{ ref('stg_app__provider_connections') }} as connection
+        on spans.org_id = connection.org_id and spans.provider = connection.provider
+    inner join {{ ref('int_usage_authority') }} as authority
+        on
+            connection.org_id = authority.org_id
+            and connection.provider = authority.provider
+            and connection.source = authority.source
+    inner join {{ ref('stg_raw__usage_records') }} as record
+        on
+            connection.provider_connection_id = record.provider_connection_id
+            and record.timestamp >= lower(spans.span)
+            and record.timestamp < upper(spans.span)
+    inner join {{ ref('int_connection_days') }} as connection_day
+        on
+            record.provider_connection_id = connection_day.provider_connection_id
+            and date_trunc('day', record.timestamp, 'UTC') = connection_day.day_start
+            and record.granularity = connection_day.granularity
+    group by record.org_id, record.provider, record.model, (record.timestamp at time zone 'UTC')::date
+),
+
+in_rollup as (
+    select
+        daily.org_id,
+        daily.provider,
+        daily.model,
+        daily.date,
+        sum(daily.total_tokens) as total_tokens,
+        sum(daily.request_count) as request_count,
+        sum(daily.estimated_cost) as estimated_cost,
+        sum(daily.record_count) as record_count
+    from spans
+    inner join {{ ref('daily_usage_rollup') }} as daily
+        on
+            spans.org_id = daily.org_id
+            and spans.provider = daily.provider
+            and daily.date >= (lower(spans.span) at time zone 'UTC')::date
+            and daily.date < (upper(spans.span) at time zone 'UTC')::date
+    group by daily.org_id, daily.provider, daily.model, daily.date
+)
+
+select
+    org_id,
+    provider,
+    model,
+    date,
+    in_records.total_tokens as recorded_tokens,
+    in_rollup.total_tokens as rolled_up_tokens
+from in_records
+full outer join in_rollup using (org_id, provider, model, date)
+where
+    (in_records.total_tokens, in_records.request_count, in_records.estimated_cost, in_records.record_count)
+    is distinct from (in_rollup.total_tokens, in_rollup.request_count, in_rollup.estimated_cost, in_rollup.record_count)
