@@ -57,16 +57,17 @@ in_records as (
             connection.org_id = authority.org_id
             and connection.provider = authority.provider
             and connection.source = authority.source
-    inner join {{ ref('stg_raw__usage_records') }} as record
-        on
-            connection.provider_connection_id = record.provider_connection_id
-            and record.timestamp >= lower(spans.span)
-            and record.timestamp < upper(spans.span)
     inner join {{ ref('int_connection_days') }} as connection_day
         on
-            record.provider_connection_id = connection_day.provider_connection_id
-            and date_trunc('day', record.timestamp, 'UTC') = connection_day.day_start
-            and record.granularity = connection_day.granularity
+            connection.provider_connection_id = connection_day.provider_connection_id
+            and connection_day.day_start >= lower(spans.span)
+            and connection_day.day_start < upper(spans.span)
+    inner join {{ ref('stg_raw__usage_records') }} as record
+        on
+            connection_day.provider_connection_id = record.provider_connection_id
+            and connection_day.granularity = record.granularity
+            and record.timestamp >= connection_day.day_start
+            and record.timestamp < connection_day.day_start + interval '24 hours'
     group by record.org_id, record.provider, record.model, (record.timestamp at time zone 'UTC')::date
 ),
 

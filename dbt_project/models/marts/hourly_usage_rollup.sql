@@ -12,30 +12,33 @@ with records as (
         record.{{ column }},
         {% endfor -%}
         {{ record_measures('record', "date_trunc('hour', record.timestamp, 'UTC')") }}
+    from {{ ref('int_connection_days') }} as connection_day
     {% if is_incremental() -%}
-    from {{ this.identifier }}_windows as changed
-    inner join {{ ref('stg_app__provider_connections') }} as connection
-        on changed.org_id = connection.org_id and changed.provider = connection.provider
-    inner join {{ ref('stg_raw__usage_records') }} as record
+    inner join {{ this.identifier }}_windows as changed
         on
-            connection.provider_connection_id = record.provider_connection_id
-            and record.timestamp >= changed.window_start
-            and record.timestamp < changed.window_end
-    {%- else -%}
-    from {{ ref('stg_raw__usage_records') }} as record
-    inner join {{ ref('stg_app__provider_connections') }} as connection
-        on record.provider_connection_id = connection.provider_connection_id
+            connection_day.org_id = changed.org_id
+            and connection_day.provider = changed.provider
+            and connection_day.day_start < changed.window_end
+            and connection_day.day_start > changed.window_start - interval '24 hours'
     {%- endif %}
+    inner join {{ ref('stg_app__provider_connections') }} as connection
+        on connection_day.provider_connection_id = connection.provider_connection_id
     inner join {{ ref('int_usage_authority') }} as authority
         on
             connection.org_id = authority.org_id
             and connection.provider = authority.provider
             and connection.source = authority.source
-    inner join {{ ref('int_connection_days') }} as connection_day
+    -- Ranges of the records' key, day by day: an equality on the record's own day would read the whole connection each time.
+    inner join {{ ref('stg_raw__usage_records') }} as record
         on
-            record.provider_connection_id = connection_day.provider_connection_id
-            and date_trunc('day', record.timestamp, 'UTC') = connection_day.day_start
-            and record.granularity = connection_day.granularity
+            connection_day.provider_connection_id = record.provider_connection_id
+            and connection_day.granularity = record.granularity
+            and record.timestamp >= connection_day.day_start
+            and record.timestamp < connection_day.day_start + interval '24 hours'
+            {% if is_incremental() -%}
+            and record.timestamp >= changed.window_start
+            and record.timestamp < changed.window_end
+            {%- endif %}
     where record.granularity in ('1m', '1h')
 )
 
