@@ -35,11 +35,13 @@ with records as (
             and connection_day.granularity = record.granularity
             and record.timestamp >= connection_day.day_start
             and record.timestamp < connection_day.day_start + interval '24 hours'
-            {% if is_incremental() -%}
-            and record.timestamp >= changed.window_start
-            and record.timestamp < changed.window_end
-            {%- endif %}
-    where record.granularity in ('1m', '1h')
+    where
+        {% if is_incremental() -%}
+        record.timestamp >= changed.window_start
+        and record.timestamp < changed.window_end
+        and
+        {%- endif %}
+        record.granularity in ('1m', '1h')
 )
 
 {{ aggregate_usage('records', ['hour'] + usage_dimensions()) }}

@@ -1,0 +1,31 @@
+"""`tokentra demo`: both simulated organisations over HTTP through the real connectors; a second run changes no total."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.warehouse_data import rows
+
+TOTALS = "SELECT org_id, provider, model, date, sum(total_tokens) AS t, sum(request_count) AS r, sum(estimated_cost) AS c FROM {} GROUP BY 1, 2, 3, 4"
+
+
+def test_the_demo_ends_well_and_a_second_run_changes_no_total(database, tmp_path: Path):
+    env = {**os.environ, "TOKENTRA_DATABASE_URL": database.url, "TOKENTRA_HOME": str(tmp_path / "home")}
+    found = []
+    for _ in range(2):
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "tokentra"), "demo", "--days", "3"],
+            env=env,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
+        assert "Synced 4 connections" in done.stdout and "by team" in done.stdout
+        found.append({tuple(row.items()) for row in rows(database, TOTALS.format("daily_usage_rollup"))})
+    assert found[0] == found[1] and len(found[0]) > 30
+    raw = rows(database, TOTALS.format("(SELECT *, (timestamp AT TIME ZONE 'UTC')::date AS date FROM usage_records) AS u"))
+    assert {tuple(row.items()) for row in raw} == found[0]
