@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "ingest": {*LEAVES, "pricing", "model_names", "providers", "warehouse", "resources"},
     "summary": {"errors", "warehouse"},
     "health": {"errors", "settings", "warehouse", "ingest"},
-    "transform": {"resources", "runtime", "settings"},
+    "transform": {"ingest", "resources", "runtime", "settings"},
     "definitions": {"ingest", "resources", "settings", "transform"},
     "runs": {"errors", "settings", "definitions"},
     "platform": {"errors", "runtime", "settings", "transform", "warehouse"},

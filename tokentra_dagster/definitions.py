@@ -14,6 +14,15 @@ from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.settings import Settings
 from tokentra_dagster.transform import dbt_definitions
 
+# Without one of our own the daemon's default sensor is off until somebody switches it on, and dbt would follow nothing.
+AUTOMATION = dg.AutomationConditionSensorDefinition(
+    "follow_changes",
+    target=dg.AssetSelection.all(),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=30,
+    description="Builds what depends on raw data once it has changed, as each asset's automation condition says.",
+)
+
 
 def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     """Everything Dagster knows of us. `overrides` replaces resources by name, for tests."""
@@ -27,6 +36,7 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
             dg.define_asset_job("build_job", selection=dg.AssetSelection.assets(models)),
         ],
         schedules=SCHEDULES,
+        sensors=[AUTOMATION],
         resources={"warehouse": Warehouse(), "dbt": dbt, **(overrides or {})},
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 from dagster_dbt import DagsterDbtTranslator, DbtCliResource, dbt_assets
 
+from tokentra_dagster.ingest.assets import RECORDS
 from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.runtime import TELEMETRY_OFF
 from tokentra_dagster.settings import Settings
@@ -62,6 +63,17 @@ def keep_newest(folder: Path, count: int) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+# Every model asks for the whole build when usage changed: a build of a few models only would find the others missing on a new
+# database. What changes while a build runs is built afterwards: only a request of our own, never a finished build, ends the wait.
+FOLLOW_RECORDS = (
+    dg.AutomationCondition.asset_matches(RECORDS, dg.AutomationCondition.newly_updated())
+    .since(dg.AutomationCondition.newly_requested())
+    .with_label("usage changed since the last build")
+    & ~dg.AutomationCondition.in_progress()
+    & ~dg.AutomationCondition.any_deps_in_progress()
+)
+
+
 class BuildConfig(dg.Config):
     """`full_refresh` builds everything anew instead of what changed."""
 
@@ -81,11 +93,7 @@ class Translator(DagsterDbtTranslator):
         return ["team:data-platform"]
 
     def get_automation_condition(self, dbt_resource_props: Mapping[str, Any]) -> dg.AutomationCondition | None:  # type: ignore[type-arg]
-        return (
-            dg.AutomationCondition.any_deps_updated()
-            & ~dg.AutomationCondition.in_progress()
-            & ~dg.AutomationCondition.any_deps_in_progress()
-        )
+        return FOLLOW_RECORDS
 
 
 def dbt_definitions(settings: Settings) -> tuple[dg.AssetsDefinition, DbtCliResource]:

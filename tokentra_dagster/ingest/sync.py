@@ -11,7 +11,7 @@ from tokentra_dagster.batch import ROWS_PER_BATCH, batch_of
 from tokentra_dagster.errors import PermanentError, UsageError
 from tokentra_dagster.ingest.intake import Intake, LoadResult
 from tokentra_dagster.ingest.load import load_window
-from tokentra_dagster.providers import open_source
+from tokentra_dagster.providers import SOURCES, open_source
 from tokentra_dagster.providers.base import ConnectionConfig, Source, Window
 from tokentra_dagster.records import GRANULARITIES, CostRecord, EntityName, Item, RejectedItem, UsageRecord
 from tokentra_dagster.warehouse.database import Database
@@ -63,10 +63,18 @@ def granularity_of(connection: ConnectionRow) -> str:
 def sync_connection(
     database: Database, connection: ConnectionRow, window: Window, *, run_id: str | None = None, now: datetime | None = None
 ) -> LoadResult:
-    """Replace one window of one connection with what the provider says now. `now` is for tests; errors as the provider module raises them."""
-    source = source_of(connection)
+    """Replace one window of one connection with what the provider says now. `now` is for tests; errors as the provider module raises them.
+
+    A secret that cannot be read is a failed sync like any other: the history shows it.
+    """
+    opened: list[Source] = []
+
+    def prepare() -> None:
+        opened.append(source_of(connection))
+        refresh_names(database, connection, opened[0])
 
     def fill(intake: Intake) -> None:
+        (source,) = opened
         for batch in _batches(source.usage(window), intake):
             intake.add(batch)
         for item in source.costs(window):
@@ -76,8 +84,8 @@ def sync_connection(
                 intake.reject(item.reason, item.payload, item.bucket_start)
 
     return load_window(
-        database, connection, window, kind="sync", fill=fill, settles_after=source.settles_after,
-        run_id=run_id, now=now or datetime.now(UTC), prepare=lambda: refresh_names(database, connection, source),
+        database, connection, window, kind="sync", fill=fill, settles_after=SOURCES[connection.provider].settles_after,
+        run_id=run_id, now=now or datetime.now(UTC), prepare=prepare,
     )  # fmt: skip
 
 
