@@ -22,6 +22,8 @@ storage:
       env: TOKENTRA_DAGSTER_URL
 telemetry:
   enabled: false
+nux:
+  enabled: false
 run_monitoring:
   enabled: true
 concurrency:

