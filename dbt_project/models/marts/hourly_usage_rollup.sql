@@ -6,6 +6,7 @@
     post_hook=["{{ end_changes() }}"],
     indexes=[{'columns': ['org_id', 'provider', 'hour']}],
 ) }}
+-- Records are read by ranges of their key, day by day: an equality on the record's own day would read the whole connection each time.
 with records as (
     select
         {% for column in usage_dimensions() -%}
@@ -28,7 +29,6 @@ with records as (
             connection.org_id = authority.org_id
             and connection.provider = authority.provider
             and connection.source = authority.source
-    -- Ranges of the records' key, day by day: an equality on the record's own day would read the whole connection each time.
     inner join {{ ref('stg_raw__usage_records') }} as record
         on
             connection_day.provider_connection_id = record.provider_connection_id
@@ -36,12 +36,11 @@ with records as (
             and record.timestamp >= connection_day.day_start
             and record.timestamp < connection_day.day_start + interval '24 hours'
     where
-        {% if is_incremental() -%}
-        record.timestamp >= changed.window_start
-        and record.timestamp < changed.window_end
-        and
-        {%- endif %}
         record.granularity in ('1m', '1h')
+        {% if is_incremental() -%}
+        and record.timestamp >= changed.window_start
+        and record.timestamp < changed.window_end
+        {%- endif %}
 )
 
 {{ aggregate_usage('records', ['hour'] + usage_dimensions()) }}
