@@ -37,10 +37,7 @@ with records as (
             and record.timestamp < connection_day.day_start + interval '24 hours'
     where
         record.granularity in ('1m', '1h')
-        {% if is_incremental() -%}
-        and record.timestamp >= changed.window_start
-        and record.timestamp < changed.window_end
-        {%- endif %}
+        and {{ 'record.timestamp >= changed.window_start and record.timestamp < changed.window_end' if is_incremental() else 'true' }}
 )
 
 {{ aggregate_usage('records', ['hour'] + usage_dimensions()) }}
