@@ -11,7 +11,7 @@ from tokentra_dagster.batch import ROWS_PER_BATCH, batch_of
 from tokentra_dagster.errors import PermanentError, UsageError
 from tokentra_dagster.ingest.intake import Intake, LoadResult
 from tokentra_dagster.ingest.load import load_window
-from tokentra_dagster.providers import open_source
+from tokentra_dagster.providers import SOURCES, open_source
 from tokentra_dagster.providers.base import ConnectionConfig, Source, Window
 from tokentra_dagster.records import GRANULARITIES, CostRecord, EntityName, Item, RejectedItem, UsageRecord
 from tokentra_dagster.warehouse.database import Database
@@ -74,9 +74,10 @@ def sync_connection(
                 intake.add_cost(item)
             elif isinstance(item, RejectedItem):
                 intake.reject(item.reason, item.payload, item.bucket_start)
+        intake.result.notes += source.remarks()
 
     return load_window(
-        database, connection, window, kind="sync", fill=fill, settles_after=source.settles_after,
+        database, connection, window, kind="sync", fill=fill, settles_after=SOURCES[connection.provider].settles_after,
         run_id=run_id, now=now or datetime.now(UTC), prepare=lambda: refresh_names(database, connection, source),
     )  # fmt: skip
 
