@@ -105,6 +105,8 @@ class AnthropicSource:
             max_retries=options.max_retries,
             default_headers={"anthropic-version": VERSION},
         )
+        # The SDK adds ANTHROPIC_CUSTOM_HEADERS of the environment, which could even replace the key.
+        self._client._custom_headers = {"anthropic-version": VERSION}
         self._caller = Caller("anthropic", anthropic, KEY_NEEDED, config.api_key, min(options.max_retries, 2))
         self._legacy = LegacyReports(self._client, self._caller)
 
