@@ -31,6 +31,7 @@ class ProviderEntry:
 
 SOURCES: dict[str, ProviderEntry] = {
     "openai": ProviderEntry(
+        # How long a provider restates is documented nowhere: cautious guesses (providers.md 1.4, quirk 10).
         target="tokentra_dagster.providers.openai:OpenAISource",
         title="OpenAI organisation usage and costs",
         key_needed="an Admin API key (sk-admin-...)",

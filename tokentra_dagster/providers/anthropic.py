@@ -19,8 +19,9 @@ Not loaded: the legacy Claude Code report. What it counts for API customers is a
 for subscriptions is notional; adding it would count twice.
 
 Anthropic counts only uncached input as input; ours is uncached + cache reads + cache writes. Amounts are text in cents.
-Unverified: for how long usage is restated (three days assumed; `data_refreshed_at` of the last page is kept), and how a
-live account answers. `anthropic-version` is pinned to what was tested: 2026-10-21 with SDK 2.13.
+What is new in an answer is kept in the metadata under its own name and never guessed to be tokens; a `total_tokens` that is
+not our sum is kept as `reported_total_tokens`. How far Anthropic's own figures reach (`data_refreshed_at`) is a remark.
+`anthropic-version` is pinned to what was tested: 2026-10-21 with SDK 2.13. How a live account answers is unverified.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ They are not in the SDK; its client sends the requests. `anthropic-version` is p
 were documented with. They differ from the analytics API: no request counts, the default workspace is `workspace_id:
 null` (metadata says `"default_workspace": true`), costs divide by workspace and description only, never by key, and
 leave out Priority Tier. Usage is grouped by everything but `speed`, which needs a beta header and did not exist in the
-days that only these reports reach. Code execution is in costs, not in usage.
+days that only these reports reach. Code execution is in costs, not in usage. New fields are kept in the metadata.
 """
 
 from __future__ import annotations

@@ -2,16 +2,18 @@
 
 What can be asked: eleven usage endpoints (`openai_endpoints.py`) in minutes, hours or days, at their finest grouping;
 costs by day, line item, project and key; names of projects, keys, users and service accounts (`openai_names.py`).
-`user_id` is not among the cost dimensions: OpenAI may refuse it together with `project_id` (HTTP 400), depending on the
-organisation and the range.
+`user_id` is not among the cost dimensions unless the option `costs_group_by` asks for it: OpenAI may refuse it together
+with `project_id` (HTTP 400), depending on the organisation and the range. A refusal is an error: silently dividing some days
+otherwise than others would make them incomparable.
 
 `input_tokens` includes cache reads and cache writes, as our record does. The modality counts (text, audio, image) are
-details of it and never added; `input_cache_write_tokens` is already the sum of its 30-minute and 12-hour parts.
+details of it and never added. `input_cache_write_tokens` is already the sum of its 30-minute and 12-hour parts; these are
+added only where the sum is missing.
 `vector_stores` reports stored bytes: a level, not a flow, never added up over time (metadata: `"measure": "level"`).
-The request counts of `web_search_calls` are model requests that used the tool.
+The request counts of `web_search_calls` are model requests that used the tool; whether `completions` counts them too is not
+documented.
 
-OpenAI does not say for how long it restates usage; three days is a cautious guess. Tested against SDK 3.57 and the
-documented shapes, not live.
+Tested against SDK 3.57 and the documented shapes, not live.
 """
 
 from __future__ import annotations
