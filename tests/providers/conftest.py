@@ -38,6 +38,8 @@ class Answer:
     delay: float = 0.0
     cut: bool = False
     """Announce the whole body but send half of it."""
+    stall: float = 0.0
+    """Wait so many seconds in the middle of the body."""
 
     def content(self) -> bytes:
         return self.body.encode() if isinstance(self.body, str) else json.dumps(self.body).encode()
@@ -100,7 +102,13 @@ class ScriptedProvider:
         for name, value in answer.headers.items():
             handler.send_header(name, value)
         handler.end_headers()
-        handler.wfile.write(content[: len(content) // 2] if answer.cut else content)
+        half = len(content) // 2
+        try:
+            handler.wfile.write(content[:half])
+            self._stopping.wait(answer.stall)
+            handler.wfile.write(b"" if answer.cut else content[half:])
+        except OSError:
+            pass  # the client gave this page up
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ def test_null_requests_stay_unknown(provider, anthropic, november):
 
 def test_spans_of_code_execution_are_not_requests(provider, anthropic, november):
     nothing = {
-        "uncached_input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 0, "requests": 9,
+        "uncached_input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 0, "requests": 9, "total_tokens": 0,
         "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0}, "server_tool_use": None,
     }  # fmt: skip
     provider.on(USAGE, page(row(group={"model": None}, usage=nothing)))
@@ -375,7 +375,7 @@ def test_legacy_pages_are_followed_and_a_repeated_token_is_an_error(provider, an
     assert len(list(anthropic().usage(december_2025))) == 2
     assert [asked.one("page") for asked in provider.requests] == [None, "t1"]
     provider.on(LEGACY_USAGE, lambda asked: page(first, following="t1"))
-    with pytest.raises(TransientError, match="repeats the same page"):
+    with pytest.raises(TransientError, match="keeps repeating the same pages after 2025-12-02"):
         list(anthropic().usage(december_2025))
 
 
@@ -396,10 +396,13 @@ def test_a_legacy_cost_is_cents_by_workspace_and_description(provider, anthropic
 
 
 def test_a_legacy_result_that_cannot_be_is_rejected(provider, anthropic, december_2025):
-    endless = legacy_bucket(2, counts(model="m")) | {"ending_at": day(9, 12, 2025)}
-    provider.on(LEGACY_USAGE, page(legacy_bucket(1, "text", {"model": "m"}), endless))
+    provider.on(LEGACY_USAGE, page(legacy_bucket(1, "text", {"model": "m"})))
     usage, _, rejected = split(anthropic().usage(december_2025))
-    assert (len(usage), len(rejected)) == (0, 3)
+    assert (len(usage), len(rejected)) == (0, 2)
+    endless = legacy_bucket(2, counts(model="m")) | {"ending_at": day(9, 12, 2025)}
+    provider.on(LEGACY_USAGE, page(endless))
+    with pytest.raises(PermanentError, match="buckets of 86400 s were asked for"):
+        list(anthropic().usage(december_2025))
 
 
 # ---- Names and check -----------------------------------------------------------------------------------------------
@@ -462,7 +465,3 @@ def test_an_organisation_that_may_not_use_analytics_is_told_of_the_legacy_report
     provider.on(USAGE, answer({"error": {"message": "HIPAA readiness is enabled"}}, status=400))
     with pytest.raises(PermanentError, match=r"HIPAA readiness is enabled.*api=legacy"):
         anthropic().check()
-
-
-def test_usage_younger_than_three_days_is_provisional(anthropic):
-    assert anthropic().settles_after == timedelta(days=3)

@@ -92,6 +92,8 @@ def evidence(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "output_tokens": sum(result.output_tokens for result in done),
         "failed_connections": sum(1 for outcome in outcomes if outcome.error),
     }
+    if notes := [f"- {result.connection}: {note}" for result in done for note in result.notes]:
+        metadata["notes"] = dg.MetadataValue.md("\n".join(notes))
     if done:
         metadata["window_start"] = min(result.window_start for result in done).isoformat()
         metadata["window_end"] = max(result.window_end for result in done).isoformat()

@@ -82,6 +82,7 @@ def sync_connection(
                 intake.add_cost(item)
             elif isinstance(item, RejectedItem):
                 intake.reject(item.reason, item.payload, item.bucket_start)
+        intake.result.notes += source.remarks()
 
     return load_window(
         database, connection, window, kind="sync", fill=fill, settles_after=SOURCES[connection.provider].settles_after,

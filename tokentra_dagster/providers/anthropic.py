@@ -19,8 +19,9 @@ Not loaded: the legacy Claude Code report. What it counts for API customers is a
 for subscriptions is notional; adding it would count twice.
 
 Anthropic counts only uncached input as input; ours is uncached + cache reads + cache writes. Amounts are text in cents.
-Unverified: for how long usage is restated (three days assumed; `data_refreshed_at` of the last page is kept), and how a
-live account answers. `anthropic-version` is pinned to what was tested: 2026-10-21 with SDK 2.13.
+What is new in an answer is kept in the metadata under its own name and never guessed to be tokens; a `total_tokens` that is
+not our sum is kept as `reported_total_tokens`. How far Anthropic's own figures reach (`data_refreshed_at`) is a remark.
+`anthropic-version` is pinned to what was tested: 2026-10-21 with SDK 2.13. How a live account answers is unverified.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Any
 
 from tokentra_dagster.errors import PermanentError, TransientError
 from tokentra_dagster.providers.anthropic_legacy import LegacyReports
-from tokentra_dagster.providers.anthropic_tokens import tokens
+from tokentra_dagster.providers.anthropic_tokens import USAGE_FIELDS, tokens
 from tokentra_dagster.providers.base import ConnectionConfig, Window
 from tokentra_dagster.providers.failures import Caller, DamagedPage
 from tokentra_dagster.providers.options import Options
@@ -79,13 +80,12 @@ GROUPABLE = (
     "deployment_id", "environment_id", "organization_id", "session_id", "slack_channel_id", "user_profile_id",
 )  # fmt: skip
 _OWN_COLUMN = frozenset(("model", "workspace_id", "api_key_id", "actor", "service_tier", "context_window"))
+_COST_FIELDS = frozenset(("amount", "list_amount", "currency", "requests"))
 _HINT = "correct the option group_by, or set the option api=legacy if this organisation cannot use the analytics API"
 
 
 class AnthropicSource:
     """One Anthropic organisation."""
-
-    settles_after = timedelta(days=3)
 
     def __init__(self, config: ConnectionConfig, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         options = Options(config, OPTIONS)
@@ -94,6 +94,7 @@ class AnthropicSource:
         if "model" not in self._group_by:
             raise PermanentError("anthropic: option group_by must contain model; without it no usage can be priced")
         self._now = now
+        self._unnamed: list[str] = []
         self.data_refreshed_at: str | None = None
         """How far Anthropic's own numbers reached when the last page was made, as it said it."""
         import anthropic
@@ -105,6 +106,8 @@ class AnthropicSource:
             max_retries=options.max_retries,
             default_headers={"anthropic-version": VERSION},
         )
+        # The SDK adds ANTHROPIC_CUSTOM_HEADERS of the environment, which could even replace the key.
+        self._client._custom_headers = {"anthropic-version": VERSION}
         self._caller = Caller("anthropic", anthropic, KEY_NEEDED, config.api_key, min(options.max_retries, 2))
         self._legacy = LegacyReports(self._client, self._caller)
 
@@ -114,7 +117,7 @@ class AnthropicSource:
         if old:
             yield from self._legacy.usage(old)
         if new:
-            ask: Any = self._client.beta.organization.analytics.usage.with_raw_response.list
+            ask: Any = self._client.beta.organization.analytics.usage.with_streaming_response.list
             for row in self._rows("analytics/usage", ask, new, self._group_by):
                 yield from _in_span(_usage_item(row, new.granularity), new)
 
@@ -124,15 +127,21 @@ class AnthropicSource:
         if old:
             yield from self._legacy.costs(old)
         if new:
-            ask: Any = self._client.beta.organization.analytics.cost.with_raw_response.list
+            ask: Any = self._client.beta.organization.analytics.cost.with_streaming_response.list
             for row in self._rows("analytics/cost", ask, new, (*self._group_by, "cost_type", "token_type")):
                 yield from _in_span(_cost_item(row), new)
 
     def names(self) -> Iterator[EntityName]:
-        """Workspaces (archived and default too), API keys, users and service accounts."""
+        """Workspaces (archived and default too), API keys, users and service accounts, as far as the key may list them."""
         from tokentra_dagster.providers.anthropic_names import names
 
-        return names(self._client.organization, self._caller)
+        self._unnamed.clear()
+        return names(self._client.organization, self._caller, self._unnamed)
+
+    def remarks(self) -> list[str]:
+        """How far Anthropic's own figures reach, and which names the key may not read."""
+        reach = [f"Anthropic's figures reach to {self.data_refreshed_at}."] if self.data_refreshed_at else []
+        return reach + [f"The key may not list {what}; their ids stay without names." for what in self._unnamed]
 
     def check(self) -> str:
         """Asks for one row of yesterday's usage."""
@@ -140,7 +149,7 @@ class AnthropicSource:
         if self._api == "legacy":
             self._legacy.check(Window(today - DAY, today, "1d"))
         else:
-            ask = self._client.beta.organization.analytics.usage.with_raw_response.list
+            ask = self._client.beta.organization.analytics.usage.with_streaming_response.list
             self._caller.page(
                 "analytics/usage",
                 lambda: ask(starting_at=_text(today - DAY), ending_at=_text(today), time_bucket_width="1d", limit=1),
@@ -222,7 +231,10 @@ def _usage_item(row: Any, granularity: Granularity) -> Item:
         group, usage = mapping(row, "group"), mapping(row, "usage")
         counted = tokens(usage)
         model, tier = optional_text(group, "model"), optional_text(group, "service_tier")
-        metadata = _further(group) | counted.metadata
+        metadata = _further(group) | counted.metadata | _new_in(usage, USAGE_FIELDS | {"requests", "total_tokens"})
+        total = optional_count(usage, "total_tokens")
+        if total is not None and total != counted.input_tokens + counted.output_tokens:
+            metadata["reported_total_tokens"] = total  # Anthropic counts something that we do not know yet
         requests = optional_count(usage, "requests")
         if model is None and not counted.input_tokens and not counted.output_tokens and requests is not None:
             # Code execution: no model, no tokens, and its `requests` are spans, not requests.
@@ -259,6 +271,7 @@ def _cost_item(row: Any) -> Item:
         for name in ("service_tier", "context_window"):
             if group.get(name) is not None:
                 metadata[name] = group[name]
+        metadata |= _new_in(cost, _COST_FIELDS)
         return CostRecord(
             bucket_start=start,
             bucket_end=end,
@@ -297,6 +310,10 @@ def _who(group: Mapping[str, Any]) -> dict[str, Any]:
             optional_text(actor, "user_id") or optional_text(actor, "service_account_id") or optional_text(actor, "subject")
         ),
     }
+
+
+def _new_in(item: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in item.items() if value is not None and name not in known}
 
 
 def _further(group: Mapping[str, Any], *but: str) -> dict[str, Any]:

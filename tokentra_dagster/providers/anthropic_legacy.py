@@ -4,22 +4,22 @@ They are not in the SDK; its client sends the requests. `anthropic-version` is p
 were documented with. They differ from the analytics API: no request counts, the default workspace is `workspace_id:
 null` (metadata says `"default_workspace": true`), costs divide by workspace and description only, never by key, and
 leave out Priority Tier. Usage is grouped by everything but `speed`, which needs a beta header and did not exist in the
-days that only these reports reach. Code execution is in costs, not in usage.
+days that only these reports reach. Code execution is in costs, not in usage. New fields are kept in the metadata.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing
+from datetime import UTC, datetime
 from typing import Any
 
-from tokentra_dagster.errors import TransientError
-from tokentra_dagster.providers.anthropic_tokens import tokens
+from tokentra_dagster.providers.anthropic_tokens import USAGE_FIELDS, tokens
 from tokentra_dagster.providers.base import Window
+from tokentra_dagster.providers.bucket_pages import Bucket, Report, buckets, check_page, results_of
 from tokentra_dagster.providers.failures import Caller, DamagedPage
 from tokentra_dagster.providers.payload import BadItem, amount, cents_to_units, instant, optional_text
 from tokentra_dagster.records import (
-    GRANULARITY_SECONDS,
     CostRecord,
     Granularity,
     Item,
@@ -39,6 +39,8 @@ USAGE_GROUP_BY = (
     "workspace_id",
 )  # fmt: skip
 COST_GROUP_BY = ("workspace_id", "description")
+_USAGE_COLUMNS = frozenset((*USAGE_FIELDS, "model", "workspace_id", "api_key_id", "account_id", "service_tier", "context_window"))
+_COST_COLUMNS = frozenset(("amount", "currency", "description", "model", "cost_type", "token_type", "workspace_id"))
 
 
 class LegacyReports:
@@ -47,76 +49,55 @@ class LegacyReports:
         self._caller = caller
 
     def usage(self, window: Window) -> Iterator[Item]:
-        def to_item(start: datetime, end: datetime, result: Any) -> Item:
-            return _usage_item(start, end, window.granularity, result)
-
         limit = USAGE_LIMITS[window.granularity]
-        yield from self._items("usage_report/messages", USAGE_PATH, window, USAGE_GROUP_BY, limit, to_item)
+        report = self._report("usage_report/messages", USAGE_PATH, window.granularity, USAGE_GROUP_BY, limit)
+        for bucket in buckets(self._caller, report, window):
+            for result in bucket.results:
+                yield _usage_item(bucket, window.granularity, result)
 
     def costs(self, window: Window) -> Iterator[Item]:
-        yield from self._items("cost_report", COST_PATH, window, COST_GROUP_BY, COST_LIMIT, _cost_item)
+        report = self._report("cost_report", COST_PATH, "1d", COST_GROUP_BY, COST_LIMIT)
+        for bucket in buckets(self._caller, report, window):
+            for result in bucket.results:
+                yield _cost_item(bucket, result)
 
     def check(self, window: Window) -> None:
+        """Asks for one bucket without grouping."""
         params = {"starting_at": _text(window.start), "ending_at": _text(window.end), "bucket_width": "1d", "limit": 1}
-        self._caller.page("usage_report/messages", lambda: self._get(USAGE_PATH, params), _check_page)
+        self._caller.page("usage_report/messages", lambda: self._get(USAGE_PATH, params), _read)
 
     # ---- How a page is fetched -------------------------------------------------------------------------------------
 
-    def _items(
-        self,
-        asking: str,
-        path: str,
-        window: Window,
-        group_by: tuple[str, ...],
-        limit: int,
-        to_item: Callable[[datetime, datetime, Any], Item],
-    ) -> Iterator[Item]:
-        params: dict[str, Any] = {
-            "starting_at": _text(window.start),
-            "ending_at": _text(window.end),
-            "bucket_width": window.granularity,
-            "group_by": list(group_by),
-            "limit": limit,
-        }
-        width = timedelta(seconds=GRANULARITY_SECONDS[window.granularity])
-        used: set[str] = set()
-        token: dict[str, str] = {}
-        while True:
-            page = self._caller.page(asking, lambda: self._get(path, params | token), _check_page)  # noqa: B023
-            for bucket in page["data"]:
-                try:
-                    start, end = instant(bucket, "starting_at"), instant(bucket, "ending_at")
-                    if not timedelta(0) < end - start <= width:
-                        raise BadItem(f"the bucket covers {end - start}; buckets of {width} were asked for")
-                except BadItem as bad:
-                    yield RejectedItem(reason=f"anthropic {asking}: {bad}", payload=bucket)
-                    continue
-                if window.start <= start < window.end:
-                    for result in bucket["results"]:
-                        yield to_item(start, end, result)
-            following = page.get("next_page") if page.get("has_more", True) else None
-            if not following:
-                return
-            if following in used:
-                raise TransientError(f"anthropic: {asking} repeats the same page; try again later")
-            used.add(following)
-            token = {"page": following}
+    def _report(self, asking: str, path: str, width: Granularity, group_by: tuple[str, ...], most: int) -> Report:
+        def ask(start: datetime, end: datetime, limit: int, token: str | None) -> Any:
+            params: dict[str, Any] = {
+                "starting_at": _text(start),
+                "ending_at": _text(end),
+                "bucket_width": width,
+                "group_by": list(group_by),
+                "limit": limit,
+            }
+            return self._get(path, params if token is None else params | {"page": token})
 
-    def _get(self, path: str, params: Mapping[str, Any]) -> Any:
+        return Report(asking, ask, _read, most)
+
+    def _get(self, path: str, params: dict[str, Any]) -> AbstractContextManager[Any]:
         import httpx2
 
-        options = {"params": dict(params), "headers": {"anthropic-version": VERSION}}
-        return self._client.get(path, cast_to=httpx2.Response, options=options)
+        headers = {"anthropic-version": VERSION, "X-Stainless-Raw-Response": "stream"}
+        answer: Any = self._client.get(path, cast_to=httpx2.Response, options={"params": params, "headers": headers})
+        return closing(answer)
 
 
-def _check_page(page: dict[str, Any]) -> None:
-    data = page.get("data")
-    if not isinstance(data, list):
-        raise DamagedPage("it has no list `data`")
-    if any(not isinstance(bucket, dict) or not isinstance(bucket.get("results"), list) for bucket in data):
-        raise DamagedPage("a bucket has no list `results`")
-    if not isinstance(page.get("next_page"), str | None):
-        raise DamagedPage(f"next_page is {page['next_page']!r}")
+def _read(page: dict[str, Any]) -> list[Bucket]:
+    """The page's buckets. Raises `DamagedPage`."""
+    try:
+        return [
+            Bucket(instant(item, "starting_at"), instant(item, "ending_at"), results_of(item))
+            for item in check_page(page, "starting_at", "ending_at")
+        ]
+    except BadItem as bad:
+        raise DamagedPage(f"a bucket's {bad}") from None
 
 
 def _text(moment: datetime) -> str:
@@ -126,14 +107,14 @@ def _text(moment: datetime) -> str:
 # ---- How one item becomes a record ---------------------------------------------------------------------------------
 
 
-def _usage_item(start: datetime, end: datetime, granularity: Granularity, result: Any) -> Item:
+def _usage_item(bucket: Bucket, granularity: Granularity, result: Any) -> Item:
     try:
         _check_object(result)
         counted = tokens(result)
         tier = optional_text(result, "service_tier")
         return UsageRecord(
-            bucket_start=start,
-            bucket_end=end,
+            bucket_start=bucket.start,
+            bucket_end=bucket.end,
             granularity=granularity,
             model=optional_text(result, "model") or "messages",
             request_type="chat",
@@ -148,18 +129,18 @@ def _usage_item(start: datetime, end: datetime, granularity: Granularity, result
             api_key_id=optional_text(result, "api_key_id"),
             user_id=optional_text(result, "account_id") or optional_text(result, "service_account_id"),
             context_window=optional_text(result, "context_window"),
-            metadata=_further(result, "inference_geo", "service_account_id") | counted.metadata,
+            metadata=_further(result, _USAGE_COLUMNS) | counted.metadata,
         )
     except BadItem as bad:
-        return RejectedItem(reason=f"anthropic usage_report/messages: {bad}", payload=result, bucket_start=start)
+        return RejectedItem(reason=f"anthropic usage_report/messages: {bad}", payload=result, bucket_start=bucket.start)
 
 
-def _cost_item(start: datetime, end: datetime, result: Any) -> Item:
+def _cost_item(bucket: Bucket, result: Any) -> Item:
     try:
         _check_object(result)
         return CostRecord(
-            bucket_start=start,
-            bucket_end=end,
+            bucket_start=bucket.start,
+            bucket_end=bucket.end,
             amount=cents_to_units(amount(result, "amount")),
             currency=(optional_text(result, "currency") or "USD").upper(),
             line_item=optional_text(result, "description"),
@@ -167,10 +148,10 @@ def _cost_item(start: datetime, end: datetime, result: Any) -> Item:
             cost_type=optional_text(result, "cost_type"),
             token_type=optional_text(result, "token_type"),
             provider_project_id=optional_text(result, "workspace_id"),
-            metadata=_further(result, "service_tier", "context_window", "inference_geo"),
+            metadata=_further(result, _COST_COLUMNS),
         )
     except BadItem as bad:
-        return RejectedItem(reason=f"anthropic cost_report: {bad}", payload=result, bucket_start=start)
+        return RejectedItem(reason=f"anthropic cost_report: {bad}", payload=result, bucket_start=bucket.start)
 
 
 def _check_object(result: Any) -> None:
@@ -178,6 +159,7 @@ def _check_object(result: Any) -> None:
         raise BadItem(f"the result is a {type(result).__name__}; an object is required")
 
 
-def _further(result: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    further = {name: result[name] for name in names if result.get(name) is not None}
+def _further(result: Mapping[str, Any], own_columns: frozenset[str]) -> dict[str, Any]:
+    """Every further field that was given, new ones included."""
+    further = {name: value for name, value in result.items() if value is not None and name not in own_columns}
     return further if result.get("workspace_id") else {**further, "default_workspace": True}

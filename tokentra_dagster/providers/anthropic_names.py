@@ -8,29 +8,41 @@ from typing import Any
 from tokentra_dagster.providers.failures import Caller, DamagedPage, Refused
 from tokentra_dagster.records import EntityName
 
-PAGE_LIMIT = 100
+PAGE_LIMIT = 1000
+SERVICE_ACCOUNTS_LIMIT = 100
+"""How many it may be is not documented for service accounts."""
 
 
-def names(organization: Any, caller: Caller) -> Iterator[EntityName]:
-    """`organization` is the SDK's `client.organization`."""
-    workspaces = organization.workspaces.with_raw_response.list
-    for workspace in _listed(caller, "workspaces", workspaces, include_archived=True, include_default=True):
-        yield _named("workspace", workspace, "archived_at", "tags")
-    for key in _listed(caller, "API keys", organization.api_keys.with_raw_response.list):
-        scope = key.get("scope") or {}
-        workspace_id = scope.get("workspace_id") or key.get("workspace_id")
-        further = {"workspace_id": workspace_id} if workspace_id else {}
-        yield _named("api_key", key, "status", "partial_key_hint", **further)
-    for user in _listed(caller, "users", organization.users.with_raw_response.list):
-        yield _named("user", user, "email", "role")
-    try:
-        accounts = organization.service_accounts.with_raw_response.list
-        for account in _listed(caller, "service accounts", accounts, include_archived=True):
-            yield _named("service_account", account, "archived_at", "description")
-    except Refused as refusal:
-        # Not every organisation has service accounts, and read:analytics keys may not list them.
-        if refusal.status not in (403, 404):
-            raise
+def names(organization: Any, caller: Caller, unnamed: list[str]) -> Iterator[EntityName]:
+    """`organization` is the SDK's `client.organization`. What the key may not list (a key with read:analytics reads usage
+    but no names) is left out and named in `unnamed`."""
+    for what, listed in _lists(organization, caller):
+        try:
+            yield from listed
+        except Refused as refusal:
+            if refusal.status not in (403, 404):
+                raise
+            unnamed.append(what)
+
+
+def _lists(organization: Any, caller: Caller) -> Iterator[tuple[str, Iterator[EntityName]]]:
+    def each(what: str, resource: Any, *kept: str, limit: int = PAGE_LIMIT, **params: Any) -> tuple[str, Iterator[EntityName]]:
+        kind = what.rstrip("s").replace(" ", "_").lower()
+        found = _listed(caller, what, resource.with_streaming_response.list, limit=limit, **params)
+        return what, (_named(kind, item, *kept, **_workspace(item)) for item in found)
+
+    yield each("workspaces", organization.workspaces, "archived_at", "tags", include_archived=True, include_default=True)
+    yield each("API keys", organization.api_keys, "status", "partial_key_hint")
+    yield each("users", organization.users, "email", "role")
+    accounts = organization.service_accounts
+    yield each("service accounts", accounts, "archived_at", "description", limit=SERVICE_ACCOUNTS_LIMIT, include_archived=True)
+
+
+def _workspace(item: dict[str, Any]) -> dict[str, str]:
+    """An API key's workspace: in its scope, before API version 2026-10-21 beside its name; keys of the organisation have none."""
+    scope = item.get("scope")
+    found = (scope.get("workspace_id") if isinstance(scope, dict) else None) or item.get("workspace_id")
+    return {"workspace_id": found} if found else {}
 
 
 def _listed(caller: Caller, what: str, ask: Callable[..., Any], **params: Any) -> Iterator[dict[str, Any]]:
@@ -38,7 +50,7 @@ def _listed(caller: Caller, what: str, ask: Callable[..., Any], **params: Any) -
     cursor: dict[str, str] = {}
     used: set[str] = set()
     while True:
-        page = caller.page(f"the list of {what}", lambda: ask(**params, limit=PAGE_LIMIT, **cursor), _check_page)  # noqa: B023
+        page = caller.page(f"the list of {what}", lambda: ask(**params, **cursor), _check_page)  # noqa: B023
         yield from page["data"]
         following = page.get("next_page")
         if following:

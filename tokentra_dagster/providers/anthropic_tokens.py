@@ -23,19 +23,26 @@ class Tokens:
     metadata: dict[str, Any]
 
 
+USAGE_FIELDS = frozenset(
+    ("uncached_input_tokens", "cache_read_input_tokens", "cache_creation", "output_tokens", "server_tool_use")
+)
+_WRITES = {"ephemeral_5m_input_tokens": "cache_write_5m", "ephemeral_1h_input_tokens": "cache_write_1h"}
+
+
 def tokens(usage: Mapping[str, Any]) -> Tokens:
-    """Raises `BadItem` where a count is missing or is not one."""
+    """Raises `BadItem` where a count is missing or is not one. What is new in `cache_creation` and `server_tool_use` is kept."""
     read = count(usage, "cache_read_input_tokens")
     written = mapping(usage, "cache_creation")
-    five_minutes = count(written, "ephemeral_5m_input_tokens")
-    one_hour = count(written, "ephemeral_1h_input_tokens")
+    details = {name: count(written, field) for field, name in _WRITES.items()}
+    creation = sum(details.values())
     tools = mapping(usage, "server_tool_use") if usage.get("server_tool_use") is not None else {}
-    searches = optional_count(tools, "web_search_requests")
+    used = {name: optional_count(tools, name) for name in tools}
+    new = {f"cache_creation.{name}": value for name, value in written.items() if name not in _WRITES and value is not None}
     return Tokens(
-        input_tokens=count(usage, "uncached_input_tokens") + read + five_minutes + one_hour,
+        input_tokens=count(usage, "uncached_input_tokens") + read + creation,
         output_tokens=count(usage, "output_tokens"),
         cached_input_tokens=read,
-        cache_creation_tokens=five_minutes + one_hour,
-        details={"cache_write_5m": five_minutes, "cache_write_1h": one_hour},
-        metadata={"web_search_requests": searches} if searches else {},
+        cache_creation_tokens=creation,
+        details=details,
+        metadata={name: value for name, value in used.items() if value} | new,
     )

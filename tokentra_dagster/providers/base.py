@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Protocol
 
 from tokentra_dagster.records import EntityName, Granularity, Item
@@ -35,9 +35,6 @@ class ConnectionConfig:
 class Source(Protocol):
     """One account at one provider. Raises `PermanentError` or `TransientError` (after its own bounded retries)."""
 
-    settles_after: timedelta
-    """The provider restates usage for this long; what is younger is provisional."""
-
     def usage(self, window: Window) -> Iterator[Item]:
         """Usage buckets that start in the window, page by page, at the finest grouping the API allows."""
 
@@ -46,6 +43,10 @@ class Source(Protocol):
 
     def names(self) -> Iterator[EntityName]:
         """Projects, workspaces, keys and users by id, archived ones included."""
+
+    def remarks(self) -> list[str]:
+        """What a person should know about what was just read, one sentence each: how far the provider's own figures reach,
+        what the key may not see."""
 
     def check(self) -> str:
         """One cheap request with this key. Returns a sentence saying what it can see; raises as above."""

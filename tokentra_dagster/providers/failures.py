@@ -1,7 +1,7 @@
 """Asking through a vendor's SDK: one call, one whole JSON page, or one clear error.
 
-The SDK itself retries 408, 409, 429, 5xx and broken connections, with back-off and honouring Retry-After. This module
-adds what it does not do: a page that arrives damaged is asked for again, and whatever finally fails becomes a
+The SDK itself retries 408, 409, 429, 5xx and connections that fail, with back-off and honouring Retry-After. This module
+adds what it does not do: a page that arrives damaged or breaks off is asked for again, and whatever finally fails becomes a
 `PermanentError` or a `TransientError` whose sentence says what to do. Nothing here knows which provider is asked.
 """
 
@@ -19,6 +19,7 @@ from tokentra_dagster.errors import PermanentError, TransientError
 
 _TRANSIENT_STATUS = frozenset((408, 409, 425, 429))
 _LONGEST_QUOTE = 300
+_PIECE = 1 << 16
 _LONGEST_PAUSE = 8.0
 
 
@@ -34,6 +35,10 @@ class DamagedPage(ValueError):
     """An answer with status 200 that is not the page it should be. Its text says what is wrong with it."""
 
 
+class PageTooLarge(Exception):
+    """A page was given up while it arrived, because it is larger than allowed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Makes the calls of one connection. `sdk` is the vendor's module, for its exception classes."""
@@ -47,15 +52,22 @@ class Caller:
     """How often a damaged page is asked for again."""
 
     def page(
-        self, asking: str, ask: Callable[[], Any], check: Callable[[dict[str, Any]], None], hint: str = ""
+        self,
+        asking: str,
+        ask: Callable[[], Any],
+        check: Callable[[dict[str, Any]], object],
+        hint: str = "",
+        most_bytes: int | None = None,
     ) -> dict[str, Any]:
-        """The JSON object that `ask` fetches, numbers as Decimal, accepted by `check` (which raises `DamagedPage`)."""
+        """The JSON object that `ask` fetches, numbers as Decimal, accepted by `check` (which raises `DamagedPage`).
+
+        `ask` returns the SDK's streaming response, a context manager. Raises `PageTooLarge` over `most_bytes`.
+        """
         for attempt in range(self.damaged_retries + 1):
             if attempt:
                 time.sleep(min(0.25 * 2**attempt, _LONGEST_PAUSE))
-            body = self._body(asking, ask, hint)
             try:
-                page = read_json(body)
+                page = read_json(self._body(asking, ask, hint, most_bytes))
                 check(page)
                 return page
             except DamagedPage as damage:
@@ -67,16 +79,32 @@ class Caller:
             )
         )
 
-    def _body(self, asking: str, ask: Callable[[], Any], hint: str) -> bytes:
+    def _body(self, asking: str, ask: Callable[[], Any], hint: str, most_bytes: int | None) -> bytearray:
+        broken = ""
+        failure: Exception | None = None
+        body = bytearray()
         try:
-            answer = ask()
-            response = getattr(answer, "http_response", answer)
-            return bytes(response.content)
+            with ask() as answer:
+                try:
+                    for piece in answer.iter_bytes(_PIECE):
+                        body += piece
+                        if most_bytes is not None and len(body) > most_bytes:
+                            raise PageTooLarge
+                except PageTooLarge:
+                    raise
+                except Exception as error:
+                    broken = type(error).__name__
+        except PageTooLarge:
+            raise
         except Exception as error:
             failure = self._translate(error, asking, hint)
-        # Raised here, outside the handler: the SDK's error holds the request with its Authorization header, and must
+        # Raised here, outside the handlers: the SDK's error holds the request with its Authorization header, and must
         # not travel along as __context__ into a log.
-        raise failure
+        if failure:
+            raise failure
+        if broken:
+            raise DamagedPage(f"it broke off with {broken}")
+        return body
 
     def _translate(self, error: Exception, asking: str, hint: str) -> Exception:
         if isinstance(error, self.sdk.APIStatusError):
@@ -122,7 +150,7 @@ class Caller:
         return text.replace(self.secret, "[secret]") if self.secret else text
 
 
-def read_json(body: bytes) -> dict[str, Any]:
+def read_json(body: bytes | bytearray) -> dict[str, Any]:
     """One JSON object; fractions as Decimal, so that no digit of an amount is lost."""
     try:
         page = json.loads(body, parse_float=Decimal, parse_constant=_no_constant)

@@ -18,24 +18,24 @@ _GONE = frozenset((400, 403, 404))
 
 def names(organization: Any, caller: Caller) -> Iterator[EntityName]:
     """`organization` is the SDK's `client.admin.organization`."""
-    for user in _listed(caller, "users", organization.users.with_raw_response.list):
+    for user in _listed(caller, "users", organization.users.with_streaming_response.list):
         kind = "service_account" if user.get("is_service_account") else "user"
         yield _named(kind, user, "email", "role")
     projects = organization.projects
-    for project in _listed(caller, "projects", projects.with_raw_response.list, include_archived=True):
+    for project in _listed(caller, "projects", projects.with_streaming_response.list, include_archived=True):
         yield _named("project", project, "status", "archived_at")
         of_project = {"project_id": project["id"]}
         archived = bool(project.get("archived_at")) or project.get("status") == "archived"
         try:
             for key in _listed(
-                caller, "project API keys", projects.api_keys.with_raw_response.list, **of_project,
+                caller, "project API keys", projects.api_keys.with_streaming_response.list, **of_project,
                 owner_project_access="any",
             ):  # fmt: skip
                 owner = key.get("owner")
                 owned_by = {"owner_type": owner["type"]} if isinstance(owner, dict) and owner.get("type") else {}
                 yield _named("api_key", key, "redacted_value", **of_project, **owned_by)
             for account in _listed(
-                caller, "project service accounts", projects.service_accounts.with_raw_response.list, **of_project
+                caller, "project service accounts", projects.service_accounts.with_streaming_response.list, **of_project
             ):
                 yield _named("service_account", account, "role", **of_project)
         except Refused as refusal:
