@@ -42,8 +42,9 @@ from starlette.types import Receive, Scope, Send
 
 from tokentra_dagster.errors import TokenTraError, UsageError
 from tokentra_dagster.simulator.answers import answer, fault_answer
+from tokentra_dagster.simulator.companies import NAMES
 from tokentra_dagster.simulator.faults import damage
-from tokentra_dagster.simulator.simulation import Simulation
+from tokentra_dagster.simulator.simulation import KEY_PREFIX, Simulation
 
 OPENAI_PATH = "/openai/v1"
 ANTHROPIC_PATH = "/anthropic"
@@ -183,9 +184,6 @@ def _state(simulation: Simulation) -> dict[str, Any]:
 
 
 def _organisations(simulation: Simulation) -> list[dict[str, Any]]:
-    from tokentra_dagster.simulator.organisation import NAMES
-    from tokentra_dagster.simulator.simulation import KEY_PREFIX
-
     return [{"name": name, "keys": [prefix + name for prefix in KEY_PREFIX.values()]} for name in NAMES]
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from tokentra_dagster.errors import UsageError
+from tokentra_dagster.simulator.companies import NAMES, attribution_rules, organisation
 from tokentra_dagster.simulator.faults import Fault, Faults
-from tokentra_dagster.simulator.organisation import NAMES, Organisation, attribution_rules, organisation
+from tokentra_dagster.simulator.organisation import Organisation
 from tokentra_dagster.simulator.truth import Adjustment, Ints, Table, counts, minute_of, moment_of
 
 KEY_PREFIX = {"openai": "sk-admin-", "anthropic": "sk-ant-admin01-"}
