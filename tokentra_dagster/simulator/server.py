@@ -88,10 +88,13 @@ class RunningSimulator:
         self._socket.close()
 
 
-def serve(host: str, port: int, now: datetime | None = None, scale: int = 1) -> None:
-    """Serve until Ctrl-C. Raises `UsageError` when the port is taken."""
+def serve(
+    host: str, port: int, now: datetime | None = None, scale: int = 1, ready: Callable[[str], None] = lambda url: None
+) -> None:
+    """Serve until Ctrl-C; `ready` is told the address once requests are taken. Raises `UsageError` when the port is taken."""
     listening = _listen(host, port)
     try:
+        ready(f"http://{host}:{listening.getsockname()[1]}")
         # uvicorn raises the signal again once it has shut down in order.
         with suppress(KeyboardInterrupt):
             _server(Simulation(now, scale)).run(sockets=[listening])
