@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,6 +26,8 @@ from tokentra_dagster.providers.base import ConnectionConfig, Source
 from tokentra_dagster.simulator.server import RunningSimulator
 
 NOW = datetime(2026, 11, 24, 13, 37, tzinfo=UTC)
+COMMAND = [sys.executable, "-c", "from tokentra_dagster.cli import main; main()", "simulate"]
+ROOT = Path(__file__).parents[2]
 FAST = {"max_retries": "0", "timeout_seconds": "5"}
 
 
@@ -33,11 +42,13 @@ class Reply:
         return json.loads(self.text)
 
 
-def ask(url: str, headers: dict[str, str] | None = None, body: Any = None, method: str | None = None, **params: Any) -> Reply:
-    """One plain HTTP request; lists become `name[]` repeated."""
+def ask(
+    url: str, headers: dict[str, str] | None = None, body: Any = None, method: str | None = None, raw: bool = False, **params: Any
+) -> Reply:
+    """One plain HTTP request; lists become `name[]` repeated; a `raw` body is text already."""
     pairs = [(f"{n}[]", one) for n, v in params.items() if isinstance(v, list) for one in v]
     pairs += [(n, v) for n, v in params.items() if not isinstance(v, list)]
-    data = None if body is None else json.dumps(body).encode()
+    data = None if body is None else (body if raw else json.dumps(body)).encode()
     request = urllib.request.Request(f"{url}?{urlencode(pairs)}" if pairs else url, data, headers or {}, method=method)
     try:
         with urllib.request.urlopen(request, timeout=20) as response:
@@ -108,3 +119,51 @@ def ask_anthropic(simulator: RunningSimulator) -> Callable[..., Reply]:
         return ask(f"{simulator.anthropic_url}/v1/organizations/{path}", usual if headers is None else headers, **params)
 
     return get
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+@pytest.fixture
+def run_command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`tokentra simulate ARGUMENTS` to its end, which must come soon."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    return run
+
+
+@pytest.fixture
+def start_command() -> Callable[..., Any]:
+    """A context in which `tokentra simulate ARGUMENTS` runs; its last argument is the port."""
+
+    @contextmanager
+    def start(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+        process = subprocess.Popen(
+            [*COMMAND, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        try:
+            _until_it_answers(process, f"http://127.0.0.1:{arguments[-1]}/_simulator/state")
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    return start
+
+
+def _until_it_answers(process: subprocess.Popen[str], url: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            ask(url)
+            return
+        except OSError:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, "the simulator did not answer within 60 s"
+            time.sleep(0.1)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import threading
 import time
@@ -215,4 +216,6 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), backlog=256)
     except OSError as error:
-        raise UsageError(f"The simulator cannot listen on {host}:{port} ({error.strerror}); choose another port.") from None
+        # socket's own text would repeat the address.
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise UsageError(f"The simulator cannot listen on {host}:{port} ({reason}); choose another port.") from None
