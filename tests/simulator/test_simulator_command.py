@@ -77,6 +77,9 @@ def test_the_past_is_restated_and_withdrawn_by_http(simulator: RunningSimulator,
         ("faults", {"kind": "dropped", "colour": "red"}),
         ("restate", {"org": "initech", "provider": "openai", "factor": 2}),
         ("withdraw", {"org": "acme", "provider": "openai", "match": {"model": "abacus"}}),
+        ("restate", {"org": "acme", "provider": "openai", "factor": 2, "start": "2026-11-10T00:30Z"}),
+        ("restate", {"org": "acme", "provider": "openai", "factor": 2, "end": "2026-11-10T00:00"}),
+        ("faults", {"kind": "rate_limit", "retry_after": "soon"}),
     ],
 )
 def test_a_wrong_request_to_the_controls_says_what_is_wrong(simulator: RunningSimulator, request_to, path: str, body: dict):

@@ -218,6 +218,11 @@ def test_the_name_lists_answer_the_sdk_in_its_own_types(client: anthropic.Anthro
         assert page.data and undeclared(*page.data) == []
     for ask, page in zip((organization.api_keys.list, organization.service_accounts.list), (pages[1], pages[3]), strict=True):
         assert [item.id for item in ask(limit=2)] == [item.id for item in page.data]  # the SDK pages by itself
+    studio = organization.api_keys.list(workspace_id="wrkspc_acme_studio", status="active").data
+    assert [key.name for key in studio] == ["studio-ana", "studio-bruno"]  # Chloe's was deleted
+    assert organization.api_keys.list(status="expired").data == []
+    assert [user.email for user in organization.users.list(email="ana@acme.example")] == ["ana@acme.example"]
+    assert [one.id for one in organization.workspaces.list(ids=["wrkspc_acme_studio"])] == ["wrkspc_acme_studio"]
     for cursor in ("after_id", "before_id"):
         with pytest.raises(anthropic.BadRequestError, match="apikey_of_nobody"):
             organization.api_keys.list(**{cursor: "apikey_of_nobody"})  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ Archived projects are left out unless asked for. One key was deleted: it is in u
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokentra_dagster.simulator.organisation import ORIGIN, Key, Organisation, Person, Project, hour_of
@@ -35,6 +35,7 @@ def openai_list(org: Organisation, parts: Sequence[str], query: Query, path: str
         archived_too = query.one_of("include_archived", ("true", "false"), "false") == "true"
         items = [_openai_project(org, p) for p in org.projects if archived_too or p.archived_on is None]
     elif tuple(parts) == ("admin_api_keys",):
+        further = ("order",)
         items = [
             {
                 "object": "organization.admin_api_key",
@@ -138,6 +139,14 @@ def _openai_key(key: Key) -> dict[str, Any]:
     }
 
 
+# Filters of Anthropic's lists: parameter -> the field that must be among its values.
+_LIST_FILTERS: Mapping[str, Mapping[str, str]] = {
+    "workspaces": {"ids": "id"},
+    "users": {"email": "email", "roles": "role"},
+    "api_keys": {"status": "status", "workspace_id": "workspace_id", "created_by_user_id": "created_by"},
+}
+
+
 # ---- Anthropic -----------------------------------------------------------------------------------------------------
 
 
@@ -168,7 +177,11 @@ def anthropic_list(org: Organisation, what: str, query: Query, path: str, versio
         ]
     else:
         raise Refusal(404, f"Not found: {path}", kind="not_found_error")
+    further = (*further, *_LIST_FILTERS[what])
     query.only("after_id", "before_id", "limit", *further)
+    for parameter, field in _LIST_FILTERS[what].items():
+        wanted = query.many(parameter)
+        items = [item for item in items if wanted is None or _at(item, field) in wanted]
     limit = query.whole("limit", 20, 1, 1000)
     if (before := query.one("before_id")) is not None:
         ids = [item["id"] for item in items]
@@ -179,6 +192,11 @@ def anthropic_list(org: Organisation, what: str, query: Query, path: str, versio
     else:
         page, more = _slice(items, query.one("after_id"), limit)
     return json.dumps({"data": page, **_ends(page), "has_more": more})
+
+
+def _at(item: Mapping[str, Any], field: str) -> Any:
+    """A key's workspace is inside its scope since version 2026-10-21."""
+    return item.get(field, item.get("scope", {}).get(field))
 
 
 def _workspaces(org: Organisation, query: Query) -> list[dict[str, Any]]:
