@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from tokentra_dagster.warehouse.database import Database
-from tokentra_dagster.warehouse.partitions import ensure_partitions, months
+from tokentra_dagster.warehouse.partitions import PARTITION_LOCK, ensure_partitions, months
 
 INSERT = """
 INSERT INTO raw.usage_records (org_id, provider_connection_id, provider, source, timestamp, bucket_start, bucket_end, granularity, model, input_tokens)
@@ -33,6 +35,21 @@ def test_a_record_of_a_month_nobody_prepared_is_kept_and_moves_into_its_partitio
         assert db.execute("SELECT input_tokens, tableoid::regclass::text AS home FROM raw.usage_records").fetchone() == {
             "input_tokens": 7, "home": "usage_records_y2031m05",
         }  # fmt: skip
+
+
+def test_who_waits_for_another_to_make_a_month_sees_that_it_is_made(database: Database) -> None:
+    """PostgreSQL caches that a table is missing: a wait for an advisory lock does not make it look again, a catalogue query does."""
+    may = datetime(2031, 5, 1, tzinfo=UTC), datetime(2031, 5, 2, tzinfo=UTC)
+    with database.connect() as holder, database.connect() as waiter, ThreadPoolExecutor(1) as thread:
+        holder.execute("SELECT pg_advisory_xact_lock(%s)", [PARTITION_LOCK])
+        made = thread.submit(ensure_partitions, waiter, *may)
+        waiting = "SELECT count(*) AS n FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        deadline = time.monotonic() + 20
+        while holder.execute(waiting).fetchone() == {"n": 0}:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert ensure_partitions(holder, *may) == ["usage_records_y2031m05"]
+        assert made.result(20) == []
 
 
 def test_the_specifications_names_work_with_the_default_search_path(database: Database) -> None:

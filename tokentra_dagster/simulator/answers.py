@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tokentra_dagster.simulator import anthropic_api, anthropic_legacy, names, openai_api, openai_costs
+from tokentra_dagster.simulator import anthropic_api, anthropic_legacy, claude_code, names, openai_api, openai_costs
 from tokentra_dagster.simulator.faults import STATUS, Fault
 from tokentra_dagster.simulator.query import Pairs, Query, Refusal
 from tokentra_dagster.simulator.simulation import Simulation
@@ -117,4 +117,6 @@ def _anthropic(simulation: Simulation, path: str, query: Query, headers: Mapping
         return anthropic_legacy.usage(simulation, org, query, path, betas)
     if what == "cost_report":
         return anthropic_legacy.cost(simulation, org, query, path)
+    if what == "usage_report/claude_code":
+        return claude_code.report(simulation, org, query, path)
     return names.anthropic_list(org, what, query, path, version)

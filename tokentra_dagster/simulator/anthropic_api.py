@@ -43,11 +43,16 @@ _LISTS = {
     "workspace_ids": "workspace_id",
 }  # fmt: skip
 ALLOWED = {
+    "actor_types": ("api_actor", "federated_actor", "service_account_actor", "user_actor"),
+    "products": (
+        "chat", "chat_cowork_unified", "claude_code", "claude_console", "claude_design", "claude_in_chrome", "claude_tag",
+        "cowork", "managed_agents_api", "message_batches_api", "messages_api", "office_agent",
+    ),
     "inference_geos": ("global", "us", "not_available"),
     "service_tiers": ("batch", "flex", "flex_discount", "priority", "priority_on_demand", "standard"),
     "speeds": ("fast", "standard"),
     "context_windows": ("0-200k", "200k-1M"),
-}
+}  # fmt: skip
 _COMMON = (
     "starting_at",
     "ending_at",

@@ -38,7 +38,10 @@ PROVIDERS = ("openai", "anthropic")
 
 @dataclass(slots=True)
 class Fault:
-    """`path` is a part of the request's path, e.g. `usage/completions`; empty for every path. `times` is what is left."""
+    """`path` is a part of the request's path, e.g. `usage/completions`; empty for every path. `times` is what is left.
+
+    `skip` requests that match are answered honestly first: with 1 the second page goes wrong.
+    """
 
     kind: str
     provider: str | None = None
@@ -46,6 +49,7 @@ class Fault:
     times: int = 1
     retry_after: float | None = None
     seconds: float = 30.0
+    skip: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -54,6 +58,11 @@ class Fault:
             raise UsageError(f"provider is {self.provider!r}; it must be one of {', '.join(PROVIDERS)}.")
         if not isinstance(self.times, int) or self.times < 1:
             raise UsageError(f"times is {self.times!r}; it must be a whole number, 1 or more.")
+        if not isinstance(self.skip, int) or self.skip < 0:
+            raise UsageError(f"skip is {self.skip!r}; it must be a whole number, 0 or more.")
+        for name, value in (("retry_after", self.retry_after), ("seconds", self.seconds)):
+            if value is not None and (not isinstance(value, int | float) or value < 0):
+                raise UsageError(f"{name} is {value!r}; it must be a number of seconds, 0 or more.")
 
 
 @dataclass(slots=True)
@@ -80,6 +89,9 @@ class Faults:
                     or fault.path not in path
                     or (fault.kind in _WITH_TOKEN and not has_token)
                 ):
+                    continue
+                if fault.skip:
+                    fault.skip -= 1
                     continue
                 fault.times -= 1
                 if fault.times == 0:

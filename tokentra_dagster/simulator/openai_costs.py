@@ -55,7 +55,12 @@ def costs(simulation: Simulation, org: Organisation, query: Query, path: str) ->
     query.only("start_time", "end_time", "bucket_width", "limit", "page", "group_by", *_LISTS.values())
     query.one_of("bucket_width", ("1d",), "1d")
     group_by = query.some_of("group_by", GROUP_BY)
-    filters = {dimension: values for dimension, name in _LISTS.items() if (values := query.many(name)) is not None}
+    filters: dict[str, list[str]] = {}
+    for dimension, name in _LISTS.items():
+        # A line item is given whole: `gpt-5.2, input_tokens` is one of them.
+        values = query.many(name, joined=name != "line_items")
+        if values is not None:
+            filters[dimension] = values
     if "user_id" in group_by and ("project_id" in group_by or "project_id" in filters):
         raise Refusal(400, "'user_id' cannot be combined with 'project_id' for this organization.", param="group_by")
     page = page_of(query, path, 1440, 7, 180, minute_of(simulation.clock()))

@@ -47,10 +47,15 @@ class Query:
         values = self._values.get(name)
         return values[-1] if values else None
 
-    def many(self, name: str) -> list[str] | None:
-        """Every value, or None when the parameter is not there. An empty value stays: it may match what is null."""
+    def many(self, name: str, joined: bool = True) -> list[str] | None:
+        """Every value, or None when the parameter is not there. An empty value stays: it may match what is null.
+
+        Not `joined`: a comma is part of the value.
+        """
         values = self._values.get(name)
-        return None if values is None else list(dict.fromkeys(part for value in values for part in value.split(",")))
+        if values is None:
+            return None
+        return list(dict.fromkeys(part for value in values for part in (value.split(",") if joined else (value,))))
 
     def some_of(self, name: str, allowed: Iterable[str]) -> list[str]:
         values, valid = self.many(name) or [], tuple(allowed)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import threading
 import time
@@ -42,8 +43,9 @@ from starlette.types import Receive, Scope, Send
 
 from tokentra_dagster.errors import TokenTraError, UsageError
 from tokentra_dagster.simulator.answers import answer, fault_answer
+from tokentra_dagster.simulator.companies import NAMES
 from tokentra_dagster.simulator.faults import damage
-from tokentra_dagster.simulator.simulation import Simulation
+from tokentra_dagster.simulator.simulation import KEY_PREFIX, Simulation
 
 OPENAI_PATH = "/openai/v1"
 ANTHROPIC_PATH = "/anthropic"
@@ -87,10 +89,13 @@ class RunningSimulator:
         self._socket.close()
 
 
-def serve(host: str, port: int, now: datetime | None = None, scale: int = 1) -> None:
-    """Serve until Ctrl-C. Raises `UsageError` when the port is taken."""
+def serve(
+    host: str, port: int, now: datetime | None = None, scale: int = 1, ready: Callable[[str], None] = lambda url: None
+) -> None:
+    """Serve until Ctrl-C; `ready` is told the address once requests are taken. Raises `UsageError` when the port is taken."""
     listening = _listen(host, port)
     try:
+        ready(f"http://{host}:{listening.getsockname()[1]}")
         # uvicorn raises the signal again once it has shut down in order.
         with suppress(KeyboardInterrupt):
             _server(Simulation(now, scale)).run(sockets=[listening])
@@ -183,9 +188,6 @@ def _state(simulation: Simulation) -> dict[str, Any]:
 
 
 def _organisations(simulation: Simulation) -> list[dict[str, Any]]:
-    from tokentra_dagster.simulator.organisation import NAMES
-    from tokentra_dagster.simulator.simulation import KEY_PREFIX
-
     return [{"name": name, "keys": [prefix + name for prefix in KEY_PREFIX.values()]} for name in NAMES]
 
 
@@ -214,4 +216,6 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), backlog=256)
     except OSError as error:
-        raise UsageError(f"The simulator cannot listen on {host}:{port} ({error.strerror}); choose another port.") from None
+        # socket's own text would repeat the address.
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise UsageError(f"The simulator cannot listen on {host}:{port} ({reason}); choose another port.") from None

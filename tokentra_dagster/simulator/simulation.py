@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from tokentra_dagster.errors import UsageError
+from tokentra_dagster.simulator.companies import NAMES, attribution_rules, organisation
 from tokentra_dagster.simulator.faults import Fault, Faults
-from tokentra_dagster.simulator.organisation import NAMES, Organisation, attribution_rules, organisation
+from tokentra_dagster.simulator.organisation import Organisation
 from tokentra_dagster.simulator.truth import Adjustment, Ints, Table, counts, minute_of, moment_of
 
 KEY_PREFIX = {"openai": "sk-admin-", "anthropic": "sk-ant-admin01-"}
@@ -92,9 +93,12 @@ class Simulation:
 
     # ---- What tests and contributors change -------------------------------------------------------------------------------
 
-    def fault(self, kind: str, provider: str | None = None, path: str = "", times: int = 1, **further: float) -> None:
-        """Let something go wrong for the next `times` requests; kinds are in `faults.KINDS`."""
-        self.faults.add(Fault(kind, provider, path, times, **further))
+    def fault(
+        self, kind: str, provider: str | None = None, path: str = "", times: int = 1,
+        retry_after: float | None = None, seconds: float = 30.0, skip: int = 0,
+    ) -> None:  # fmt: skip
+        """Let something go wrong for the next `times` requests; kinds are in `faults.KINDS`, the rest is in `Fault`."""
+        self.faults.add(Fault(kind, provider, path, times, retry_after, seconds, skip))
 
     def restate(
         self, org: str, provider: str, factor: float, match: Mapping[str, Any] | None = None,
@@ -104,6 +108,9 @@ class Simulation:
         self.organisation(org)
         if provider not in KEY_PREFIX or not 0 <= factor <= 1000:
             raise UsageError(f"provider {provider!r}, factor {factor}: give openai or anthropic, and a factor from 0 to 1000.")
+        for name, moment in (("start", start), ("end", end)):
+            if moment is not None and (moment.tzinfo is None or moment.timestamp() % 3600):
+                raise UsageError(f"{name} is {moment.isoformat()}; give a whole hour with its zone, e.g. 2026-06-01T00:00Z.")
         adjustment = Adjustment(org, provider, round(factor * 1000), dict(match or {}), start, end)
         if not adjustment.streams(self.organisation(org).streams(provider)):
             raise UsageError(f"Nothing of {org} at {provider} has {dict(match or {})}.")

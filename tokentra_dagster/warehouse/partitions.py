@@ -36,15 +36,21 @@ def ensure_partitions(connection: psycopg.Connection[Any], start: datetime, end:
     for month, following in months(start, end):
         name = partition_name(month)
         with connection.transaction():
-            if connection.execute("SELECT to_regclass(%s) AS found", [f"raw.{name}"]).fetchone()["found"]:  # type: ignore[index]
+            if _exists(connection, name):
                 continue
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [PARTITION_LOCK])
-            if connection.execute("SELECT to_regclass(%s) AS found", [f"raw.{name}"]).fetchone()["found"]:  # type: ignore[index]
+            if _exists(connection, name):
                 continue
             _make(connection, name, month, following)
             made.append(name)
     connection.commit()
     return made
+
+
+def _exists(connection: psycopg.Connection[Any], name: str) -> bool:
+    """By the catalogue: `to_regclass` would repeat from its cache, after the wait for the lock, that the table is missing."""
+    query = "SELECT FROM pg_catalog.pg_class WHERE relnamespace = 'raw'::regnamespace AND relname = %s"
+    return connection.execute(query, [name]).fetchone() is not None
 
 
 def _make(connection: psycopg.Connection[Any], name: str, month: datetime, following: datetime) -> None:
