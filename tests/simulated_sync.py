@@ -30,7 +30,7 @@ _QUANTITY = {
     "images": "images", "audio_speeches": "characters", "audio_transcriptions": "seconds",
     "code_interpreter_sessions": "requests", "file_search_calls": "requests", "web_search_calls": "calls",
 }  # fmt: skip
-_NO_REQUESTS = frozenset(("code_interpreter_sessions", "file_search_calls", "code_execution"))
+_NO_REQUESTS = frozenset(("code_interpreter_sessions", "file_search_calls", "web_search_calls", "code_execution"))
 
 
 def truth(simulation: Simulation, connection: ConnectionRow, start: datetime, end: datetime) -> Totals:
@@ -73,7 +73,7 @@ def true_level(simulation: Simulation, connection: ConnectionRow, at: datetime) 
 
 
 def loaded(database: Database, connection: ConnectionRow) -> Totals:
-    """What `raw.usage_records` holds of the connection; levels are left out."""
+    """What `raw.usage_records` holds of the connection; what is stored is left out."""
     found = rows(
         database,
         """
@@ -84,7 +84,7 @@ def loaded(database: Database, connection: ConnectionRow) -> Totals:
           coalesce(sum((provider_metadata ->> 'execution_spans')::bigint), 0)::bigint AS spans,
           coalesce(sum((provider_metadata ->> 'web_search_requests')::bigint), 0)::bigint AS searches
         FROM raw.usage_records
-        WHERE provider_connection_id = %s AND provider_metadata ->> 'measure' IS DISTINCT FROM 'level'
+        WHERE provider_connection_id = %s AND quantity_unit IS DISTINCT FROM 'byte_hours'
         GROUP BY 1
         """,
         connection.id,

@@ -37,13 +37,12 @@ def run_demo(settings: Settings, days: int) -> None:
     with RunningSimulator(now=end) as simulator:
         with _step("Organisations, connections and attribution rules"):
             _set_up(database, simulator)
-        for provider in SECRETS:
-            with _step(f"Syncing {provider}, {days} days, {len(ORGANIZATIONS)} organisations"):
-                outcome = must_succeed(
-                    run_sync(provider, [f"{org}/{provider}" for org in ORGANIZATIONS], start, end), f"The sync of {provider}"
-                )
-                if outcome.failed_checks:
-                    raise TokenTraError(f"Not every connection was synced: {_failures(database, outcome.run_id)}")
+        for org in ORGANIZATIONS:
+            for provider in SECRETS:
+                with _step(f"Syncing {org}/{provider}, {days} days"):
+                    outcome = must_succeed(run_sync(provider, [f"{org}/{provider}"], start, end), f"The sync of {org}/{provider}")
+                    if outcome.failed_checks:
+                        raise TokenTraError(f"{org}/{provider} was not synced: {_failures(database, outcome.run_id)}")
         with _step("dbt build and checks"):
             outcome = must_succeed(run_job("build_job"), "The build")
     if outcome.failed_checks:

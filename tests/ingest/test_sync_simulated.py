@@ -31,7 +31,7 @@ def test_every_endpoint_is_loaded_token_for_token_and_request_for_request(
     assert result.rejected == 0 and result.loaded == one(database, "SELECT count(*) FROM raw.usage_records")
 
 
-def test_stored_bytes_are_loaded_as_the_level_at_the_end_of_each_hour(connect, simulation, database):
+def test_stored_bytes_of_an_hour_are_as_many_byte_hours(connect, simulation, database):
     connected = connect("openai", endpoints="vector_stores")
     connected.sync(YESTERDAY, TODAY)
     found = rows(database, "SELECT bucket_end, quantity::bigint AS bytes FROM raw.usage_records ORDER BY 1")
@@ -94,8 +94,8 @@ def test_what_the_provider_restates_or_withdraws_is_followed(connect, simulation
     left = loaded(database, connected.connection)
     assert left == truth(simulation, connected.connection, start, end)
     assert sum(total["input"] for total in left.values()) > 0
-    # The level of a vector store is a property of the store; withdrawn usage does not change it.
-    gone = of_project + " AND provider_metadata ->> 'measure' IS DISTINCT FROM 'level'"
+    # What a vector store holds is a property of the store; withdrawn usage does not change it.
+    gone = of_project + " AND quantity_unit IS DISTINCT FROM 'byte_hours'"
     assert one(database, gone, project) == 0
 
     simulation.reset()

@@ -120,10 +120,10 @@ def test_what_an_older_answer_does_not_say_is_unknown_not_zero(provider, openai)
         ("images", "images", {"images": 3, "num_model_requests": 2, "size": "512x512"}, 3, "images", 2),
         ("audio_speeches", "audio_speeches", {"characters": 45, "num_model_requests": 2}, 45, "characters", 2),
         ("audio_transcriptions", "audio_transcriptions", {"seconds": 20, "num_model_requests": 2}, 20, "seconds", 2),
-        ("vector_stores", "vector_stores", {"usage_bytes": 1024}, 1024, "bytes", None),
+        ("vector_stores", "vector_stores", {"usage_bytes": 1024}, 24 * 1024, "byte_hours", None),
         ("code_interpreter_sessions", "code_interpreter_sessions", {"num_sessions": 1}, 1, "sessions", None),
         ("file_search_calls", "file_searches", {"num_requests": 4}, 4, "requests", None),
-        ("web_search_calls", "web_searches", {"num_requests": 4, "num_model_requests": 2}, 4, "requests", 2),
+        ("web_search_calls", "web_searches", {"num_requests": 4, "num_model_requests": 2}, 4, "requests", None),
     ],
 )
 def test_endpoints_without_tokens_measure_in_their_own_unit(provider, openai, endpoint, kind, measures, quantity, unit, requests):
@@ -139,11 +139,19 @@ def test_endpoints_without_tokens_measure_in_their_own_unit(provider, openai, en
     assert record.request_type in REQUEST_TYPES
 
 
-def test_stored_bytes_are_marked_as_a_level_not_a_flow(provider, openai):
+def test_stored_bytes_become_byte_hours_that_may_be_added_up_and_the_level_is_kept(provider, openai):
     stored = {"object": "organization.usage.vector_stores.result", "usage_bytes": 9, "project_id": "proj_a"}
     provider.on("/v1/organization/usage/vector_stores", page(bucket(1, stored)))
     (record,), _, _ = split(openai(endpoints="vector_stores").usage(THREE_DAYS))
-    assert record.metadata == {"endpoint": "vector_stores", "measure": "level"}
+    assert record.quantity == 9 * 24
+    assert record.metadata == {"endpoint": "vector_stores", "usage_bytes": 9}
+
+
+def test_model_requests_that_searched_the_web_are_kept_but_never_counted_twice(provider, openai):
+    searched = {"object": "organization.usage.web_searches.result", "num_requests": 4, "num_model_requests": 2, "model": "gpt-5"}
+    provider.on("/v1/organization/usage/web_search_calls", page(bucket(1, searched)))
+    (record,), _, _ = split(openai(endpoints="web_search_calls").usage(THREE_DAYS))
+    assert (record.request_count, record.metadata["num_model_requests"]) == (None, 2)
 
 
 def test_an_unknown_kind_of_result_is_rejected_with_its_payload(provider, openai):

@@ -9,9 +9,9 @@ otherwise than others would make them incomparable.
 `input_tokens` includes cache reads and cache writes, as our record does. The modality counts (text, audio, image) are
 details of it and never added. `input_cache_write_tokens` is already the sum of its 30-minute and 12-hour parts; these are
 added only where the sum is missing.
-`vector_stores` reports stored bytes: a level, not a flow, never added up over time (metadata: `"measure": "level"`).
-The request counts of `web_search_calls` are model requests that used the tool; whether `completions` counts them too is not
-documented.
+`vector_stores` reports stored bytes: a level, not a flow. It becomes byte-hours, which may be added up (metadata: `usage_bytes`).
+The model requests of `web_search_calls` used the tool; whether `completions` counts them too is not documented, so they are
+kept in the metadata and no request is counted twice.
 
 Tested against SDK 3.57 and the documented shapes, not live.
 """
@@ -209,13 +209,13 @@ def _usage_item(name: str, endpoint: Endpoint, granularity: Granularity, bucket:
             cached_input_tokens=cached,
             cache_creation_tokens=written,
             token_details={key: value for key, value in details.items() if value is not None},
-            quantity=Decimal(count(result, endpoint.quantity)) if endpoint.quantity else None,
+            quantity=_quantity(endpoint, bucket, result),
             quantity_unit=endpoint.unit,
             request_count=count(result, endpoint.requests) if endpoint.requests else None,
             provider_project_id=optional_text(result, "project_id"),
             api_key_id=optional_text(result, "api_key_id"),
             user_id=optional_text(result, "user_id"),
-            metadata=_metadata(name, result) | _disagreement(result, tokens_in, cached, written),
+            metadata=_metadata(name, endpoint, result) | _disagreement(result, tokens_in, cached, written),
         )
     except BadItem as bad:
         return RejectedItem(reason=f"openai usage/{name}: {bad}", payload=result, bucket_start=bucket.start)
@@ -279,10 +279,25 @@ def _disagreement(result: Mapping[str, Any], tokens_in: int, cached: int | None,
     return {} if uncached is None or uncached == left else {"reported_uncached_tokens": uncached}
 
 
-def _metadata(name: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    """The endpoint, and every further dimension that OpenAI gave, new ones included."""
+def _quantity(endpoint: Endpoint, bucket: Bucket, result: Mapping[str, Any]) -> Decimal | None:
+    """What is not tokens. Stored bytes become byte-hours, which may be added up over time as levels may not."""
+    if endpoint.quantity is None:
+        return None
+    counted = Decimal(count(result, endpoint.quantity))
+    if not endpoint.level:
+        return counted
+    hours = Decimal(int((bucket.end - bucket.start).total_seconds())) / 3600
+    return (counted * hours).quantize(Decimal("0.000001"))
+
+
+def _metadata(name: str, endpoint: Endpoint, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The endpoint, every further dimension that OpenAI gave, new ones included, and measures that fill no column."""
     further = {
         key: value for key, value in result.items() if value is not None and key not in MEASURES and key not in _OWN_COLUMN
     }
-    level = {"measure": "level"} if name == "vector_stores" else {}
-    return {"endpoint": name, **level, **further}
+    unused = {
+        key: result[key]
+        for key in ("usage_bytes", "num_model_requests")
+        if result.get(key) is not None and key != endpoint.requests
+    }
+    return {"endpoint": name, **further, **unused}

@@ -21,6 +21,8 @@ class Endpoint:
     quantity: str | None = None
     unit: str | None = None
     requests: str | None = "num_model_requests"
+    level: bool = False
+    """`quantity` is what is stored, not what was used: it counts for as long as the bucket lasts."""
 
 
 ENDPOINTS: dict[str, Endpoint] = {
@@ -32,7 +34,7 @@ ENDPOINTS: dict[str, Endpoint] = {
     "audio_speeches": Endpoint("audio_speeches", "audio", _MODEL, quantity="characters", unit="characters"),
     "audio_transcriptions": Endpoint("audio_transcriptions", "audio", _MODEL, quantity="seconds", unit="seconds"),
     "vector_stores": Endpoint(
-        "vector_stores", "vector_store", ("project_id",), quantity="usage_bytes", unit="bytes", requests=None
+        "vector_stores", "vector_store", ("project_id",), quantity="usage_bytes", unit="byte_hours", requests=None, level=True,
     ),
     "code_interpreter_sessions": Endpoint(
         "code_interpreter_sessions", "code_interpreter", ("project_id",),
@@ -43,7 +45,8 @@ ENDPOINTS: dict[str, Endpoint] = {
         quantity="num_requests", unit="requests", requests=None,
     ),
     "web_search_calls": Endpoint(
-        "web_searches", "web_search", (*_MODEL, "context_level", "api_source"), quantity="num_requests", unit="requests"
+        "web_searches", "web_search", (*_MODEL, "context_level", "api_source"),
+        quantity="num_requests", unit="requests", requests=None,
     ),
 }  # fmt: skip
 
