@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from tokentra_dagster.ingest.assets import JOBS, SYNCS, TABLES
+from tokentra_dagster.ingest.freshness import freshness_job, freshness_schedule, usage_is_fresh
 from tokentra_dagster.ingest.imports import apply_rules_job, import_job, imported_usage
 from tokentra_dagster.ingest.schedules import SCHEDULES
 from tokentra_dagster.resources import Warehouse
@@ -33,9 +34,11 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
             *JOBS.values(),
             import_job,
             apply_rules_job,
+            freshness_job,
             dg.define_asset_job("build_job", selection=dg.AssetSelection.assets(models)),
         ],
-        schedules=SCHEDULES,
+        asset_checks=[usage_is_fresh],
+        schedules=[*SCHEDULES, freshness_schedule],
         sensors=[AUTOMATION],
         resources={"warehouse": Warehouse(), "dbt": dbt, **(overrides or {})},
     )

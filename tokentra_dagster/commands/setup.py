@@ -79,7 +79,13 @@ def connection() -> None:
 @click.option("--name", required=True)
 @click.option("--secret", required=True, help="Where the admin key is: env:NAME or file:PATH. The key itself is never stored.")
 @click.option("--base-url", help="Another address for the provider's API, e.g. a proxy or `tokentra simulate`.")
-@click.option("--option", "options", multiple=True, metavar="K=V", help="granularity=1m|1h|1d, or an option of the provider.")
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="K=V",
+    help="granularity=1m|1h|1d, stale_after_hours=N, or an option of the provider.",
+)
 def connection_add(org_name: str, provider: str, name: str, secret: str, base_url: str | None, options: tuple[str, ...]) -> None:
     """Add a connection, or change the one of that name."""
     from tokentra_dagster.errors import UsageError

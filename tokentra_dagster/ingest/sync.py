@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tokentra_dagster.batch import ROWS_PER_BATCH, batch_of
@@ -17,8 +17,9 @@ from tokentra_dagster.records import GRANULARITIES, CostRecord, EntityName, Item
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import ConnectionRow
 
-OWN_OPTIONS = ("granularity",)
+OWN_OPTIONS = ("granularity", "stale_after_hours")
 DEFAULT_GRANULARITY = "1h"
+DEFAULT_STALE_AFTER = timedelta(hours=26)
 
 
 def resolve_secret(reference: str | None) -> str:
@@ -51,6 +52,7 @@ def check_options(provider: str, base_url: str | None, options: dict[str, str]) 
     granularity = options.get("granularity", DEFAULT_GRANULARITY)
     if granularity not in GRANULARITIES:
         raise UsageError(f"granularity is {granularity!r}; it must be one of {', '.join(GRANULARITIES)}.")
+    _hours(options.get("stale_after_hours", "26"))
     others = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
     open_source(ConnectionConfig(provider, "not-a-key", base_url, others))
 
@@ -58,6 +60,18 @@ def check_options(provider: str, base_url: str | None, options: dict[str, str]) 
 def granularity_of(connection: ConnectionRow) -> str:
     """What width of bucket the connection is synced at: its option `granularity`, else one hour."""
     return str(connection.options.get("granularity", DEFAULT_GRANULARITY))
+
+
+def stale_after(connection: ConnectionRow) -> timedelta:
+    """How old the newest usage may be before a check warns: the connection's option `stale_after_hours`, else 26 hours."""
+    hours = connection.options.get("stale_after_hours")
+    return DEFAULT_STALE_AFTER if hours is None else _hours(str(hours))
+
+
+def _hours(text: str) -> timedelta:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 8760:
+        raise UsageError(f"stale_after_hours is {text!r}; it must be a whole number of hours from 1 to 8760.")
+    return timedelta(hours=int(text))
 
 
 def sync_connection(
