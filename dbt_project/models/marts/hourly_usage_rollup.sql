@@ -36,12 +36,11 @@ with records as (
             and record.timestamp >= connection_day.day_start
             and record.timestamp < connection_day.day_start + interval '24 hours'
     where
-        {% if is_incremental() -%}
-        record.timestamp >= changed.window_start
-        and record.timestamp < changed.window_end
-        and
-        {%- endif %}
         record.granularity in ('1m', '1h')
+        {% if is_incremental() -%}
+        and record.timestamp >= changed.window_start
+        and record.timestamp < changed.window_end
+        {%- endif %}
 )
 
 {{ aggregate_usage('records', ['hour'] + usage_dimensions()) }}
