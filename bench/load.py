@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
@@ -28,7 +28,7 @@ from tokentra_dagster.warehouse.partitions import months
 
 
 def load(
-    database: Database, connection: ConnectionRow, made: list[pa.RecordBatch], start: datetime = START, days: float = DAYS
+    database: Database, connection: ConnectionRow, made: Iterable[pa.RecordBatch], start: datetime = START, days: float = DAYS
 ) -> float:
     """Load the batches through the real path; returns seconds."""
 

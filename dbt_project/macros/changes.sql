@@ -26,6 +26,11 @@
     drop table if exists pg_temp.{{ this.identifier }}_windows;
     create temporary table {{ this.identifier }}_windows on commit drop as
     {{ changed_windows(width, follows) }};
+    {% if is_incremental() -%}
+    -- Few windows change; the planner is told how many, and to prefer key ranges to whole tables (docs/decisions/0004).
+    analyze {{ this.identifier }}_windows;
+    select set_config('enable_seqscan', 'off', true);
+    {%- endif %}
     {%- endif %}
 {%- endmacro %}
 

@@ -22,7 +22,7 @@ import pyarrow.csv
 
 from tokentra_dagster.errors import UsageError
 
-BLOCK = 1 << 20
+BLOCK = 1 << 19
 ROWS = 8_192
 LONGEST_LINE = 16 << 20
 _HEAD = 1 << 20
@@ -110,7 +110,7 @@ def _bytes(path: Path, compressed: bool) -> IO[bytes]:
 def _unreadable(file: UsageFile, error: BaseException) -> str:
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "straddling" in text:
-        text = f"a row is longer than {BLOCK >> 20} MB; probably a quote is opened and never closed"
+        text = f"a row is longer than {BLOCK >> 10} KB; probably a quote is opened and never closed"
     elif isinstance(error, EOFError) or "truncated" in text.lower():
         text = "the compressed data ends too early; the file is not complete"
     return f"{file.path.name} cannot be read to its end: {text}."
