@@ -42,7 +42,7 @@ from tokentra_dagster.warehouse.directory import add_organization
 with prepare(settings()).connect() as db:
     add_organization(db, "command")
 if len(sys.argv) == 1:
-    from tokentra_dagster.definitions import defs
+    from tokentra_dagster.ingest.definitions import raw_layer
 else:
     sys.argv = ["tokentra", "import", sys.argv[1], "--org", "command", "--provider", "openai"]
     try:
@@ -61,7 +61,7 @@ from tokentra_dagster.warehouse.database import Database
 from tests.warehouse_data import connection
 
 class Endless:
-    settles_after = timedelta(0)
+    def remarks(self): return []
     def usage(self, window): return records(int(sys.argv[2]))
     def costs(self, window): return iter(())
     def names(self): return iter(())

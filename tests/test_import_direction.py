@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "health": {"errors", "settings", "warehouse", "ingest"},
     "transform": {"ingest", "resources", "runtime", "settings"},
     "definitions": {"ingest", "resources", "settings", "transform"},
-    "runs": {"errors", "settings", "definitions"},
+    "runs": {"errors", "settings", "ingest", "definitions"},
     "platform": {"errors", "runtime", "settings", "transform", "warehouse"},
 }
 VENDORS = {"openai", "anthropic"}

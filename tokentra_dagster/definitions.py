@@ -7,10 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from tokentra_dagster.ingest.assets import JOBS, SYNCS, TABLES
-from tokentra_dagster.ingest.freshness import freshness_job, freshness_schedule, usage_is_fresh
-from tokentra_dagster.ingest.imports import apply_rules_job, import_job, imported_usage
-from tokentra_dagster.ingest.schedules import SCHEDULES
+from tokentra_dagster.ingest.definitions import raw_layer
 from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.settings import Settings
 from tokentra_dagster.transform import dbt_definitions
@@ -29,16 +26,10 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     """Everything Dagster knows of us. `overrides` replaces resources by name, for tests."""
     models, dbt = dbt_definitions(Settings.from_environment())
     return dg.Definitions(
-        assets=[*SYNCS, *TABLES, imported_usage, models],
-        jobs=[
-            *JOBS.values(),
-            import_job,
-            apply_rules_job,
-            freshness_job,
-            dg.define_asset_job("build_job", selection=dg.AssetSelection.assets(models)),
-        ],
-        asset_checks=[usage_is_fresh],
-        schedules=[*SCHEDULES, freshness_schedule],
+        assets=[*(raw_layer.assets or ()), models],
+        jobs=[*(raw_layer.jobs or ()), dg.define_asset_job("build_job", selection=dg.AssetSelection.assets(models))],
+        asset_checks=raw_layer.asset_checks,
+        schedules=raw_layer.schedules,
         sensors=[AUTOMATION],
         resources={"warehouse": Warehouse(), "dbt": dbt, **(overrides or {})},
     )

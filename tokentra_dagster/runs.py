@@ -11,7 +11,7 @@ from tokentra_dagster.errors import TokenTraError
 from tokentra_dagster.settings import Settings
 
 if TYPE_CHECKING:
-    from dagster import ExecuteInProcessResult
+    from dagster import Definitions, ExecuteInProcessResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,26 @@ def run_job(name: str, run_config: Mapping[str, Any] | None = None, tags: Mappin
     with (folder / f"{name}.log").open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         from dagster import DagsterInstance
 
-        from tokentra_dagster.definitions import defs
-
         with DagsterInstance.get() as instance:
-            result = defs.resolve_job_def(name).execute_in_process(
-                run_config=dict(run_config or {}), tags=dict(tags or {}), instance=instance, raise_on_error=False
+            result = (
+                _definitions_of(name)
+                .resolve_job_def(name)
+                .execute_in_process(
+                    run_config=dict(run_config or {}), tags=dict(tags or {}), instance=instance, raise_on_error=False
+                )
             )
     return RunOutcome(result.run_id, result.success, _failed_checks(result), _first_error(result))
+
+
+def _definitions_of(job: str) -> Definitions:
+    """Only a build needs dbt, whose import takes seconds and memory."""
+    from tokentra_dagster.ingest.definitions import JOB_NAMES, raw_layer
+
+    if job in JOB_NAMES:
+        return raw_layer
+    from tokentra_dagster.definitions import defs
+
+    return defs
 
 
 def _failed_checks(result: ExecuteInProcessResult) -> tuple[str, ...]:
