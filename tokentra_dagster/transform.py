@@ -13,10 +13,12 @@ from typing import Any
 import dagster as dg
 from dagster_dbt import DagsterDbtTranslator, DbtCliResource, dbt_assets
 
+from tokentra_dagster.build_evidence import changes_table, model_evidence
 from tokentra_dagster.ingest.assets import RECORDS
 from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.runtime import TELEMETRY_OFF
 from tokentra_dagster.settings import Settings
+from tokentra_dagster.warehouse.database import Database
 
 KEPT_RUNS = 20
 PLACEHOLDERS = {f"TOKENTRA_PG_{part}": "1" for part in ("HOST", "PORT", "USER", "PASSWORD", "DBNAME")}
@@ -80,6 +82,23 @@ class BuildConfig(dg.Config):
     full_refresh: bool = False
 
 
+def _with_evidence(output: dg.Output[None], database: Database) -> dg.Output[None]:
+    """dbt's own metadata of a model, and what the build did to it."""
+    schema, _, model = output.output_name.partition("__")
+    with database.connect() as db:
+        found = model_evidence(db, schema, model)
+    if not found:
+        return output
+    return output.with_metadata(
+        {
+            **output.metadata,
+            "dagster/row_count": found["rows"],
+            "up_to_change": found["up_to_change"],
+            "changes_taken_in": dg.MetadataValue.md(changes_table(found["changes_taken_in"])),
+        }
+    )
+
+
 class Translator(DagsterDbtTranslator):
     """Keys from schema and name; the folder is the group; eager automation follows new raw data."""
 
@@ -103,11 +122,12 @@ def dbt_definitions(settings: Settings) -> tuple[dg.AssetsDefinition, DbtCliReso
     def dbt_models(
         context: dg.AssetExecutionContext, config: BuildConfig, dbt: DbtCliResource, warehouse: Warehouse
     ) -> Iterator[Any]:
-        warehouse.database()
+        database = warehouse.database()
         arguments = ["build", "--exclude-resource-type", "unit_test", *(["--full-refresh"] if config.full_refresh else [])]
         target = target_folder(settings).parent / "runs" / context.run_id
         try:
-            yield from dbt.cli(arguments, context=context, target_path=target).stream()
+            for event in dbt.cli(arguments, context=context, target_path=target).stream():
+                yield _with_evidence(event, database) if isinstance(event, dg.Output) else event
         finally:
             keep_newest(target.parent, KEPT_RUNS)
 

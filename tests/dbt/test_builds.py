@@ -6,6 +6,8 @@ import json
 
 from tests.warehouse_data import DAY, HOUR, connection, load, one, record, rows
 
+MODELS = "+daily_usage_rollup +usage_coverage"
+
 
 def test_an_incremental_build_reads_records_and_hours_by_key_and_never_a_whole_table(database, build):
     row = connection(database)

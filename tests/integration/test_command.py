@@ -64,6 +64,12 @@ def test_a_file_becomes_a_summary_and_the_history_shows_the_runs(tokentra, datab
         ("build_job", "SUCCESS"),
         ("import_job", "SUCCESS"),
     ]
+    seen = one(
+        database,
+        "SELECT event FROM dagster.event_logs WHERE asset_key LIKE '%%daily_usage_rollup%%' AND dagster_event_type = 'ASSET_MATERIALIZATION'",
+    )
+    # The import of four records over two days is the one change that this build took in.
+    assert "| acme | openai | import | 1 | 2026-06-01 10:00 | 2026-06-02 01:00 |" in seen and "up_to_change" in seen
     checks = one(database, "SELECT count(DISTINCT check_name) FROM dagster.asset_check_executions")
     assert checks >= 3
 
