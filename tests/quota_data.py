@@ -58,8 +58,7 @@ def specification_usage(database: Database, row: dict[str, Any], start: datetime
         database,
         "SELECT coalesce(sum(total_tokens), 0)::bigint AS tokens, coalesce(sum(input_tokens), 0)::bigint AS input, "
         "coalesce(sum(output_tokens), 0)::bigint AS output, coalesce(sum(request_count), 0)::bigint AS requests "
-        "FROM usage_records WHERE org_id = %s AND timestamp >= %s AND timestamp < %s"
-        + (f" AND {column} = %s" if column else ""),
+        "FROM usage_records WHERE org_id = %s AND timestamp >= %s AND timestamp < %s" + (f" AND {column} = %s" if column else ""),
         *([row["org_id"], start, end] + ([row[column]] if column else [])),
     )[0]
 
@@ -83,7 +82,9 @@ def specification_status(database: Database, quota_ids: Iterable[UUID], start: d
                 "current_output_tokens = %s, current_period_start = %s, current_period_end = %s WHERE id = %s",
                 [usage["tokens"], usage["requests"], usage["input"], usage["output"], start, end, quota_id],
             )
-            found[quota_id] = db.execute("SELECT status FROM specification.check_quota_status(%s)", [quota_id]).fetchone()["status"]
+            found[quota_id] = db.execute("SELECT status FROM specification.check_quota_status(%s)", [quota_id]).fetchone()[
+                "status"
+            ]
     return found
 
 

@@ -8,6 +8,19 @@
     ]) }}
 {%- endmacro %}
 
+{#- The kind of period, as the functions about periods take it. -#}
+{% macro quota_schedule(alias) -%}
+    {{ alias }}.period_type, {{ alias }}.period_reset_day, {{ alias }}.period_reset_hour
+{%- endmacro %}
+
+{#- The usage at the end of the period at the rate of the hours that usage covers (correction 22); unknown in the first hour. -#}
+{% macro projected_usage(usage) -%}
+    case
+        when used.hours_elapsed >= 1 and used.total_tokens > 0
+            then round(used.{{ usage }} * used.hours_in_period / used.hours_elapsed)::bigint
+    end
+{%- endmacro %}
+
 {#- The moment as of which models about quotas speak; unit tests replace it. -#}
 {% macro quota_moment() -%}app.quota_moment(){%- endmacro %}
 
@@ -30,21 +43,21 @@
 
 {#- Usage in per cent of its limit; NULL without a limit or where the usage is unknown. -#}
 {% macro utilization_pct(usage, limit) -%}
-    {{ usage }}::double precision / {{ limit }} * 100
+    100::double precision * {{ usage }} / {{ limit }}
 {%- endmacro %}
 
-{#- Whether any limit is passed (exactly on it is not): true, false, or NULL where a partial count of requests cannot tell. -#}
-{% macro any_limit_passed(usage_alias, limit_alias, prefix='', partial='requests_are_partial') -%}
+{#- Whether any limit is passed (exactly on it is not): true, false, or NULL where a partial count of requests cannot tell.
+    `table` qualifies the columns, `prefix` begins the names of the usage. -#}
+{% macro any_limit_passed(table='', prefix='') -%}
     (
         {% for usage, limit, _ in quota_limits() -%}
-        {% set used, allowed = usage_alias ~ '.' ~ prefix ~ usage, limit_alias ~ '.' ~ limit -%}
         case
-            when {{ allowed }} is null then false
-            when {{ used }} > {{ allowed }} then true
+            when {{ table }}{{ limit }} is null then false
+            when {{ table }}{{ prefix }}{{ usage }} > {{ table }}{{ limit }} then true
             {% if usage == 'total_requests' -%}
-            when {{ usage_alias }}.{{ partial }} then null
+            when {{ table }}requests_are_partial then null
             {% endif -%}
-            when {{ used }} is not null then false
+            when {{ table }}{{ prefix }}{{ usage }} is not null then false
         end
         {{ 'or ' if not loop.last -}}
         {% endfor -%}

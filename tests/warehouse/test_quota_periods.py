@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 
 import psycopg
 import pytest
@@ -55,7 +56,7 @@ def test_periods_follow_one_another_without_gap(db, schedule, first, hours):
     found = db.execute("SELECT period_start, period_end FROM quota_periods(%s, %s, %s, %s, %s)", [*schedule, first, until])
     periods = [(r["period_start"], r["period_end"]) for r in found]
     assert periods == periods_of(*schedule, first, until)
-    assert all(before[1] == after[0] for before, after in zip(periods, periods[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in pairwise(periods))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import pairwise
 
 import psycopg
 import pytest
@@ -26,7 +27,7 @@ def _versions(database, quota_id, columns: str = "version, token_limit, valid_to
 
 def _chained(database, quota_id) -> bool:
     spans = _versions(database, quota_id, "valid_from, valid_to")
-    return all(before[1] == after[0] for before, after in zip(spans, spans[1:], strict=False))
+    return all(before[1] == after[0] for before, after in pairwise(spans))
 
 
 def test_each_change_is_a_version_and_a_change_of_nothing_is_none(database, org):
@@ -56,7 +57,9 @@ def test_changes_in_one_transaction_are_one_version_and_none_when_they_undo_each
         db.execute("UPDATE usage_quotas SET token_limit = 2")
     assert _versions(database, made) == [(1, 1000, False), (2, 2, True)]
     with database.connect() as db:
-        db.execute("INSERT INTO usage_quotas (org_id, name, scope_type, token_limit) VALUES (%s, 'short', 'organization', 1)", [org])
+        db.execute(
+            "INSERT INTO usage_quotas (org_id, name, scope_type, token_limit) VALUES (%s, 'short', 'organization', 1)", [org]
+        )
         db.execute("UPDATE usage_quotas SET token_limit = 9 WHERE name = 'short'")
         db.execute("DELETE FROM usage_quotas WHERE name = 'short'")
     assert one(database, "SELECT count(*) FROM usage_quota_versions WHERE name = 'short'") == 0

@@ -14,9 +14,7 @@ from {{ ref('int_quota_schedules') }} as schedule
 inner join {{ ref('stg_app__organizations') }} as organization on schedule.org_id = organization.org_id
 cross join lateral (
     select
-        app.quota_period_start(
-            schedule.period_type, schedule.period_reset_day, schedule.period_reset_hour, counted.counted_at
-        ) as period_start,
+        app.quota_period_start({{ quota_schedule('schedule') }}, counted.counted_at) as period_start,
         {{ quota_usage('counted') }}
     from (
         select
@@ -42,7 +40,5 @@ cross join lateral (
             scoped.request_count is null and scoped.total_tokens > 0
     ) as counted
     group by
-        app.quota_period_start(
-            schedule.period_type, schedule.period_reset_day, schedule.period_reset_hour, counted.counted_at
-        )
+        app.quota_period_start({{ quota_schedule('schedule') }}, counted.counted_at)
 ) as usage

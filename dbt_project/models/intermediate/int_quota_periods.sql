@@ -6,13 +6,10 @@ select
     least(period.period_end, schedule.schedule_end) as period_end,
     version.quota_version
 from {{ ref('int_quota_schedules') }} as schedule
-cross join lateral app.quota_periods(
-    schedule.period_type,
-    schedule.period_reset_day,
-    schedule.period_reset_hour,
-    schedule.schedule_start,
-    schedule.schedule_end
-) as period
+cross join
+    lateral app.quota_periods(
+        {{ quota_schedule('schedule') }}, schedule.schedule_start, schedule.schedule_end
+    ) as period
 cross join lateral (
     select candidate.quota_version
     from {{ ref('stg_app__usage_quota_versions') }} as candidate

@@ -2,25 +2,27 @@
 -- overlap: where either changes, the new period that holds the change counts from its own start; an old period that began before
 -- that ends there, and old periods that began later give way. The first stretch begins with the period that holds the quota's
 -- beginning, the last ends with the current period, or with the one in which the quota was deleted.
-with compared as (
+with versions as (
     select
-        version.*,
-        (scope_type, scope_value, period_type, period_reset_day, period_reset_hour, valid_from)
-        is not distinct from (
-            lag(scope_type) over versions,
-            lag(scope_value) over versions,
-            lag(period_type) over versions,
-            lag(period_reset_day) over versions,
-            lag(period_reset_hour) over versions,
-            lag(valid_to) over versions
+        *,
+        jsonb_build_array(scope_type, scope_value, period_type, period_reset_day, period_reset_hour) as kind
+    from {{ ref('stg_app__usage_quota_versions') }}
+),
+
+compared as (
+    select
+        *,
+        coalesce(
+            kind = lag(kind) over (partition by quota_id order by quota_version)
+            and valid_from = lag(valid_to) over (partition by quota_id order by quota_version),
+            false
         ) as continues
-    from {{ ref('stg_app__usage_quota_versions') }} as version
-    window versions as (partition by quota_id order by quota_version)
+    from versions
 ),
 
 numbered as (
     select
-        compared.*,
+        *,
         count(*) filter (where not continues) over (partition by quota_id order by quota_version) as schedule_number
     from compared
 ),
@@ -61,7 +63,7 @@ stretches as (
 
 bounded as (
     select
-        stretches.*,
+        *,
         least(
             last_period_end,
             min(schedule_start) over (

@@ -2,12 +2,8 @@
 with current_periods as (
     select
         version.*,
-        app.quota_period_start(
-            version.period_type, version.period_reset_day, version.period_reset_hour, {{ quota_moment() }}
-        ) as period_start,
-        app.quota_period_end(
-            version.period_type, version.period_reset_day, version.period_reset_hour, {{ quota_moment() }}
-        ) as period_end
+        app.quota_period_start({{ quota_schedule('version') }}, {{ quota_moment() }}) as period_start,
+        app.quota_period_end({{ quota_schedule('version') }}, {{ quota_moment() }}) as period_end
     from {{ ref('stg_app__usage_quota_versions') }} as version
     where version.valid_to is null
 ),
@@ -44,13 +40,10 @@ used as (
 
 projected as (
     select
-        used.*,
         {% for usage, limit, prefix in quota_limits() -%}
-        case
-            when used.hours_elapsed >= 1 and used.total_tokens > 0
-                then round(used.{{ usage }} * used.hours_in_period / used.hours_elapsed)::bigint
-        end as projected_{{ usage }}{{ ',' if not loop.last }}
+        {{ projected_usage(usage) }} as projected_{{ usage }},
         {% endfor -%}
+        used.*
     from used
 )
 
@@ -100,10 +93,7 @@ select
     )] as status,
     hours_elapsed,
     hours_remaining,
-    {{ any_limit_passed('projected', 'projected') }}
-    or case when hours_elapsed >= 1 and total_tokens > 0
-        then {{ any_limit_passed('projected', 'projected', prefix='projected_') }}
-    end as projected_to_exceed,
+    {{ any_limit_passed() }} or {{ any_limit_passed(prefix='projected_') }} as projected_to_exceed,
     requests_are_partial,
     last_day_record is not null as includes_day_records,
     coalesce(last_day_record + interval '24 hours' > period_end, false) as is_approximate,

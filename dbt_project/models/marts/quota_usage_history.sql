@@ -63,7 +63,7 @@ select
     periods.{{ limit }},
     {{ utilization_pct('periods.' ~ usage, 'periods.' ~ limit) }} as {{ prefix }}_utilization_pct,
     {% endfor -%}
-    {{ any_limit_passed('periods', 'periods') }} as exceeded_limit,
+    {{ any_limit_passed('periods.') }} as exceeded_limit,
     greatest(
         {% for usage, limit, prefix in quota_limits() -%}
         {{ utilization_pct('periods.' ~ usage, 'periods.' ~ limit) }}{{ ',' if not loop.last }}
