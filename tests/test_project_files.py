@@ -118,7 +118,9 @@ def test_an_installed_package_holds_migrations_and_the_dbt_project(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     project = [path.relative_to(ROOT) for path in (ROOT / "dbt_project").rglob("*.sql") if "target" not in path.parts]
     assert project and {f"tokentra_dagster/{path.as_posix()}" for path in project} <= names
-    for name in ("dbt_project/dbt_project.yml", "dbt_project/profiles.yml", "warehouse/migrations/initial.sql", "py.typed"):
+    migrations = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tokentra_dagster/warehouse/migrations").glob("*.sql")}
+    assert "tokentra_dagster/warehouse/migrations/initial.sql" in migrations and migrations <= names
+    for name in ("dbt_project/dbt_project.yml", "dbt_project/profiles.yml", "py.typed"):
         assert f"tokentra_dagster/{name}" in names
     assert not [name for name in names if "/target/" in name or name.startswith(("tests/", "bench/"))]
 

@@ -9,6 +9,8 @@ select
     record.timestamp,
     record.granularity,
     record.model,
+    record.team_id,
+    record.project_id,
     record.feature,
     record.api_key_id,
     case when cardinality(record.user_ids) = 1 then record.user_ids[1] end as user_id,

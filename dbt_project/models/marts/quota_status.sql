@@ -1,0 +1,3 @@
+select *
+from {{ ref('int_quota_status') }}
+where is_active
