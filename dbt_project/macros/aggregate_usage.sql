@@ -29,6 +29,7 @@
         {% endfor -%}
         measured.latency_is_approximate,
         measured.latency_histogram,
+        raw.latency_counts(measured.latency_histogram) as latency_counts,
         measured.estimated_cost,
         measured.unpriced_tokens,
         measured.user_ids,
