@@ -100,6 +100,7 @@ def compare(database: Database, org_id: Any, repeat: int) -> None:
         ours, found = timed(database, "marts", call, arguments, repeat)
         theirs, expected = timed(database, "spec", call, arguments, 3)
         if totals(found, requests) != totals(expected, requests):
-            raise AssertionError(f"{name}: ours sums to {totals(found, requests)}, the specification's to {totals(expected, requests)}")
+            raise AssertionError(
+                f"{name}: ours sums to {totals(found, requests)}, the specification's to {totals(expected, requests)}"
+            )
         print(f"  {name:<26} ours {ours * 1000:9.1f} ms   specification {theirs * 1000:9.1f} ms   ratio {theirs / ours:7.1f}")
-

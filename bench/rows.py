@@ -71,4 +71,6 @@ def _batch(first: int, rows: int, count: int, start: datetime, span: timedelta, 
 def _with_histograms(batch: pa.RecordBatch) -> pa.RecordBatch:
     buckets = latency_buckets(batch.column("total_latency_ms").to_numpy())
     histograms = pa.array([f'{{"{bucket}": 1}}' for bucket in buckets], USAGE_SCHEMA.field("latency_histogram").type)
-    return batch.set_column(USAGE_SCHEMA.get_field_index("latency_histogram"), USAGE_SCHEMA.field("latency_histogram"), histograms)
+    return batch.set_column(
+        USAGE_SCHEMA.get_field_index("latency_histogram"), USAGE_SCHEMA.field("latency_histogram"), histograms
+    )

@@ -22,7 +22,12 @@ periods = st.tuples(moments, moments).map(lambda pair: (min(pair), max(pair)))
 check = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 COMPARED = ("input_tokens", "output_tokens", "total_tokens", "cached_tokens", "request_count", "error_count", "estimated_cost", "unpriced_tokens", "avg_latency_ms")  # fmt: skip
-RENAMED = {"requests": "request_count", "errors": "error_count", "total_requests": "request_count", "error_requests": "error_count"}
+RENAMED = {
+    "requests": "request_count",
+    "errors": "error_count",
+    "total_requests": "request_count",
+    "error_requests": "error_count",
+}
 
 
 def call(case: UsageCase, zone: str, statement: str, *arguments: Any) -> list[dict[str, Any]]:
@@ -33,7 +38,9 @@ def call(case: UsageCase, zone: str, statement: str, *arguments: Any) -> list[di
 
 def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
     named = {RENAMED.get(name, name): value for name, value in found.items()}
-    assert {name: named[name] for name in COMPARED if name in named} == {name: expected[name] for name in COMPARED if name in named}
+    assert {name: named[name] for name in COMPARED if name in named} == {
+        name: expected[name] for name in COMPARED if name in named
+    }
     if "error_rate" in named:
         assert named["error_rate"] == pytest.approx(expected["error_rate"])
 
@@ -163,7 +170,9 @@ def json(value: Any) -> Any:
 
 
 @check
-@given(current=periods, previous=periods, dimension=st.sampled_from(["model", "user", "feature", None]), zone=st.sampled_from(ZONES))
+@given(
+    current=periods, previous=periods, dimension=st.sampled_from(["model", "user", "feature", None]), zone=st.sampled_from(ZONES)
+)
 def test_a_comparison_holds_every_value_of_either_period(acme: UsageCase, current, previous, dimension, zone) -> None:
     now, before = acme.within(*current), acme.within(*previous)
     by = (lambda u: u.of(dimension)) if dimension else (lambda _: None)

@@ -66,15 +66,29 @@ class UsageCase:
         hours = [_openai(generator, DAY + n * HOUR, "1h") for n in range(72)]
         load(database, openai, hours, DAY, DAY + 72 * HOUR, "1h")
         counted += [Used("openai", item) for item in hours[:48]]
-        put(openai, [_openai(generator, DAY + 48 * HOUR + n * 7 * MINUTE, "1m") for n in range(205)], DAY + 48 * HOUR, 1, "1m", True)
+        put(
+            openai,
+            [_openai(generator, DAY + 48 * HOUR + n * 7 * MINUTE, "1m") for n in range(205)],
+            DAY + 48 * HOUR,
+            1,
+            "1m",
+            True,
+        )
         put(events, [_openai(generator, DAY + n * HOUR, "1m") for n in range(100)], DAY, 6, "1m", False)
         days = [_anthropic(generator, DAY + n * 24 * HOUR, "1d") for n in range(6)]
         load(database, anthropic, days, DAY, DAY + 144 * HOUR, "1d")
         counted += [Used("anthropic", item) for n, item in enumerate(days) if n != 4]
-        put(anthropic, [_anthropic(generator, DAY + (96 + n) * HOUR, "1h") for n in range(0, 24, 2)], DAY + 96 * HOUR, 1, "1h", True)
+        put(
+            anthropic,
+            [_anthropic(generator, DAY + (96 + n) * HOUR, "1h") for n in range(0, 24, 2)],
+            DAY + 96 * HOUR,
+            1,
+            "1h",
+            True,
+        )
         requests = [_google(generator, DAY + timedelta(microseconds=generator.randrange(6 * 86_400_000_000))) for _ in range(300)]
         put(google, sorted(requests, key=lambda item: item.bucket_start), DAY, 6, "1m", True)
-        put(other, [_openai(generator, DAY + n * HOUR, "1h") for n in range(24)], DAY, 1, "1h", False)
+        put(other, [record(DAY + n * HOUR, request_count=200_000_000) for n in range(24)], DAY, 1, "1h", False)
         return cls(database, openai.org_id, counted)
 
     def within(self, start: datetime, end: datetime) -> list[Used]:
