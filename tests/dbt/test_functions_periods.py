@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.dbt.usage_case import Used, UsageCase, cost, divided, grouped, ids, known, percentile, summed
+from tests.dbt.usage_case import UsageCase, Used, cost, divided, grouped, ids, known, percentile, summed
 from tests.warehouse_data import DAY, HOUR, connection
 
 ZONES = ("UTC", "Asia/Kolkata", "America/St_Johns")

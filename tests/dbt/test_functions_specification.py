@@ -60,10 +60,25 @@ def test_section_4_summary(acme: UsageCase, send: Send) -> None:
         expected["request_count"],
         expected["estimated_cost"],
     )
-    specified = (
-        "total_tokens input_tokens output_tokens cached_tokens total_requests success_requests error_requests avg_latency_ms "
-        "p50_latency_ms p95_latency_ms p99_latency_ms error_rate cache_hit_rate tokens_per_request unique_models unique_users estimated_cost"
-    ).split()
+    specified = [
+        "total_tokens",
+        "input_tokens",
+        "output_tokens",
+        "cached_tokens",
+        "total_requests",
+        "success_requests",
+        "error_requests",
+        "avg_latency_ms",
+        "p50_latency_ms",
+        "p95_latency_ms",
+        "p99_latency_ms",
+        "error_rate",
+        "cache_hit_rate",
+        "tokens_per_request",
+        "unique_models",
+        "unique_users",
+        "estimated_cost",
+    ]
     assert list(row)[: len(specified)] == specified
     (filtered,) = send(
         "SELECT * FROM get_usage_summary(p_org_id => %(org)s, p_start_date => %(start)s, p_end_date => %(end)s, p_provider => 'google', "
