@@ -15,6 +15,7 @@
     ) as merged;
     drop table pg_temp.{{ this.identifier }}_windows;
     alter table pg_temp.{{ this.identifier }}_merged rename to {{ this.identifier }}_windows;
+    analyze pg_temp.{{ this.identifier }}_windows;
 {%- endmacro %}
 
 {#- For a model with a row per organisation and day, from first usage to last, about the `days` up to it: a day that changed

@@ -301,7 +301,8 @@ class Expected:
         return kept
 
 
-def _apply(database, row, expected: Expected, step) -> None:
+def apply_step(database, row, expected: Expected, step, **choices) -> None:
+    """One load of a sequence, also in `expected`; `choices`: what else its records may say, by field."""
     _, granularity, first, length, seed = step
     unit = 24 if granularity == "1d" else 1
     start, end = first // unit * unit, -(-(first + length) // unit) * unit
@@ -312,9 +313,9 @@ def _apply(database, row, expected: Expected, step) -> None:
         for n in range(per_hour):
             at = DAY + hour * HOUR + timedelta(seconds=n * GRANULARITY_SECONDS["1m"])
             if generator.random() < 0.7:
-                items.append(
-                    record(at, granularity, input_tokens=generator.randrange(1000), model=generator.choice(["m1", "m2"]))
-                )
+                tokens, model = generator.randrange(1000), generator.choice(["m1", "m2"])
+                more = {name: generator.choice(values) for name, values in choices.items()}
+                items.append(record(at, granularity, input_tokens=tokens, model=model, **more))
     load(database, row, items, DAY + start * HOUR, DAY + end * HOUR, granularity)
     hours = set(range(start, end))
     expected.hours[granularity] |= hours
@@ -337,7 +338,7 @@ def test_after_any_sequence_records_hours_and_days_agree(database, build, steps)
         if step == "build":
             build(*MODELS_ONLY)
         else:
-            _apply(database, connections[step[0]], expected[step[0]], step)
+            apply_step(database, connections[step[0]], expected[step[0]], step)
     build()
     counted = [r for part in expected.values() for r in part.counted()]
     daily: dict = defaultdict(int)

@@ -1,8 +1,9 @@
 -- The usage records that count, each once: of the authoritative source (correction 11), at the width that counts on their
--- connection's day (correction 9). `day_start` is the range by which incremental models find the days that changed.
+-- connection's day (correction 9). Incremental models find what changed by organisation, provider and `day_start`: those are
+-- the day's, which has an index on them, not the record's.
 select
-    record.org_id,
-    record.provider,
+    connection_day.org_id,
+    connection_day.provider,
     record.provider_connection_id,
     connection_day.day_start,
     record.timestamp,

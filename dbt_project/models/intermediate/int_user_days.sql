@@ -100,12 +100,10 @@ user_days as (
 select
     user_days.*,
     {% if is_incremental() -%}
-    coalesce(before.created_at, now()) as created_at,
+    -- By the unique index, row by row: a join would read the whole of history.
+    coalesce((select before.created_at from {{ this }} as before where before.id = user_days.id), now()) as created_at,
     {% else -%}
     now() as created_at,
     {% endif -%}
     now() as updated_at
 from user_days
-{% if is_incremental() -%}
-left join {{ this }} as before on user_days.id = before.id
-{%- endif %}
