@@ -1,8 +1,8 @@
 -- What the stored functions share: which rows make up a period, what is summed, which dimensions there are.
 -- plpgsql throughout: names of marts are looked up when a function runs, so dbt may build and replace them at any time.
 
--- A histogram as one number: bucket i's requests are the 12 decimal digits from 12 * i on. sum() of such numbers merges
--- histograms, and is some fifty times faster than taking the JSON apart (bench/functions.py).
+-- A histogram as one number: bucket i's requests (less than 10^12 of them) are the 12 decimal digits from 12 * i on. sum() of
+-- such numbers merges histograms, and is much faster than taking the JSON apart (docs/decisions/0009).
 CREATE FUNCTION raw.latency_counts(histogram JSONB) RETURNS NUMERIC
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS
 $$ SELECT sum((value || 'e' || 12 * key::INTEGER)::NUMERIC) FROM jsonb_each_text(histogram) $$;
@@ -33,6 +33,19 @@ BEGIN
     found := found || CASE WHEN total > 0 THEN round(2 * power(1.02, first_bucket + place) / 2.02)::BIGINT END;
   END LOOP;
   RETURN found;
+END
+$$;
+
+-- Rollups that dbt built before this column existed get it now, so that they need not be built anew.
+DO $$
+DECLARE
+  v_rollup REGCLASS;
+BEGIN
+  FOREACH v_rollup IN ARRAY ARRAY[to_regclass('marts.hourly_usage_rollup'), to_regclass('marts.daily_usage_rollup')] LOOP
+    CONTINUE WHEN v_rollup IS NULL;
+    EXECUTE format('ALTER TABLE %s ADD COLUMN IF NOT EXISTS latency_counts NUMERIC', v_rollup);
+    EXECUTE format('UPDATE %s SET latency_counts = raw.latency_counts(latency_histogram) WHERE latency_histogram IS NOT NULL', v_rollup);
+  END LOOP;
 END
 $$;
 
