@@ -47,7 +47,10 @@ def test_an_unknown_or_empty_histogram_has_no_number(database: Database) -> None
 def test_one_request_is_every_percentile(database: Database, bucket: int) -> None:
     number = one(database, "SELECT raw.latency_counts(%s)", Jsonb({str(bucket): 1}))
     assert number == 10 ** (12 * bucket)
-    assert one(database, "SELECT raw.latency_percentiles(%s, %s)", number, [0.01, 0.99]) == [latency_percentile({bucket: 1}, 0.5)] * 2
+    assert (
+        one(database, "SELECT raw.latency_percentiles(%s, %s)", number, [0.01, 0.99])
+        == [latency_percentile({bucket: 1}, 0.5)] * 2
+    )
 
 
 def test_rollups_built_before_the_column_existed_get_it(server_url: str) -> None:
@@ -57,7 +60,9 @@ def test_rollups_built_before_the_column_existed_get_it(server_url: str) -> None
     old = Database(server_url.rsplit("/", 1)[0] + "/before_functions")
     migrate(old, BEFORE)
     with old.connect() as db:
-        db.execute("CREATE TABLE marts.daily_usage_rollup AS SELECT '{\"3\": 5}'::jsonb AS latency_histogram UNION ALL SELECT NULL")
+        db.execute(
+            "CREATE TABLE marts.daily_usage_rollup AS SELECT '{\"3\": 5}'::jsonb AS latency_histogram UNION ALL SELECT NULL"
+        )
     assert migrate(old)
     found = rows(old, "SELECT latency_counts FROM marts.daily_usage_rollup ORDER BY 1 NULLS LAST")
     assert [row["latency_counts"] for row in found] == [5 * 10**36, None]

@@ -36,16 +36,13 @@ BEGIN
 END
 $$;
 
--- Rollups that dbt built before this column existed get it now, so that they need not be built anew.
+-- A daily rollup that dbt built before it had this column gets it now, so that it need not be built anew.
 DO $$
-DECLARE
-  v_rollup REGCLASS;
 BEGIN
-  FOREACH v_rollup IN ARRAY ARRAY[to_regclass('marts.hourly_usage_rollup'), to_regclass('marts.daily_usage_rollup')] LOOP
-    CONTINUE WHEN v_rollup IS NULL;
-    EXECUTE format('ALTER TABLE %s ADD COLUMN IF NOT EXISTS latency_counts NUMERIC', v_rollup);
-    EXECUTE format('UPDATE %s SET latency_counts = raw.latency_counts(latency_histogram) WHERE latency_histogram IS NOT NULL', v_rollup);
-  END LOOP;
+  IF to_regclass('marts.daily_usage_rollup') IS NOT NULL THEN
+    ALTER TABLE marts.daily_usage_rollup ADD COLUMN IF NOT EXISTS latency_counts NUMERIC;
+    UPDATE marts.daily_usage_rollup SET latency_counts = raw.latency_counts(latency_histogram) WHERE latency_histogram IS NOT NULL;
+  END IF;
 END
 $$;
 
@@ -111,6 +108,14 @@ $$
   END, p_org_id, p_value)
 $$;
 
+-- SQL of raw.latency_counts, written out: a call for each of thousands of rows would cost several times as much.
+CREATE FUNCTION marts.latency_counts_of(p_alias TEXT) RETURNS TEXT
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
+$$
+  SELECT format('SELECT sum((entry.value || ''e'' || 12 * entry.key::INTEGER)::NUMERIC) '
+    'FROM jsonb_each_text(%I.latency_histogram) AS entry', p_alias)
+$$;
+
 -- SQL for the records that count with a timestamp in [p_start, p_end), at the widths named, in the marts' columns: the
 -- authoritative source (correction 11) at the finest complete width of the connection's day (correction 9).
 CREATE FUNCTION marts.counted_records(p_org_id UUID, p_start TIMESTAMPTZ, p_end TIMESTAMPTZ, p_widths TEXT) RETURNS TEXT
@@ -126,7 +131,8 @@ $$
       CASE WHEN record.total_latency_ms IS NOT NULL THEN record.request_count END AS latency_request_count,
       record.min_latency_ms, record.max_latency_ms, record.p50_latency_ms, record.p95_latency_ms, record.p99_latency_ms,
       record.latency_histogram IS NULL AND record.p50_latency_ms IS NOT NULL AS latency_is_approximate,
-      raw.latency_counts(record.latency_histogram) AS latency_counts, record.estimated_cost,
+      (%5$s) AS latency_counts,
+      record.estimated_cost,
       CASE WHEN record.cost_basis = 'unpriced' THEN record.total_tokens ELSE 0 END AS unpriced_tokens, 1 AS record_count
     FROM intermediate.int_connection_days AS connection_day
     JOIN staging.stg_app__provider_connections AS connection
@@ -141,7 +147,7 @@ $$
     ) AS record
     WHERE connection_day.org_id = %1$L AND connection_day.granularity IN (%4$s)
       AND connection_day.day_start > %2$s - interval '24 hours' AND connection_day.day_start < %3$s
-  $sql$, p_org_id, marts.utc_literal(p_start), marts.utc_literal(p_end), p_widths)
+  $sql$, p_org_id, marts.utc_literal(p_start), marts.utc_literal(p_end), p_widths, marts.latency_counts_of('record'))
 $$;
 
 -- SQL for all rows whose sums are the usage of [p_start, p_end): whole UTC days from the daily mart, the hours at the
@@ -200,8 +206,8 @@ BEGIN
       CONTINUE;
     END IF;
     v_parts := v_parts || format(
-      'SELECT mart.hour AT TIME ZONE ''UTC'' AS moment, mart.* FROM marts.hourly_%s AS mart WHERE mart.org_id = %L AND mart.hour >= %s AND mart.hour < %s',
-      p_relation, p_org_id, marts.utc_literal(v_first_hour), marts.utc_literal(v_last_hour));
+      'SELECT mart.hour AT TIME ZONE ''UTC'' AS moment, mart.*%s FROM marts.hourly_%s AS mart WHERE mart.org_id = %L AND mart.hour >= %s AND mart.hour < %s',
+      CASE p_relation WHEN 'usage_rollup' THEN format(', (%s) AS latency_counts', marts.latency_counts_of('mart')) END, p_relation, p_org_id, marts.utc_literal(v_first_hour), marts.utc_literal(v_last_hour));
     IF lower(v_edge) < v_first_hour THEN
       v_parts := v_parts || marts.counted_records(p_org_id, lower(v_edge), v_first_hour, $w$'1m', '1h'$w$);
     END IF;
