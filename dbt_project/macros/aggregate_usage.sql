@@ -29,6 +29,9 @@
         {% endfor -%}
         measured.latency_is_approximate,
         measured.latency_histogram,
+        {% if of_hours -%}
+        raw.latency_counts(measured.latency_histogram) as latency_counts,
+        {% endif -%}
         measured.estimated_cost,
         measured.unpriced_tokens,
         measured.user_ids,
