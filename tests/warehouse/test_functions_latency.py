@@ -15,7 +15,7 @@ from tokentra_dagster.latency import latency_percentile
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.migrate import migrate
 
-BEFORE = "0001"
+BEFORE = "0002"
 QUANTILES = [0.0, 0.5, 0.95, 0.99, 1.0]
 histograms = st.lists(
     st.dictionaries(st.integers(0, 1_000), st.integers(1, 10**10), max_size=8).map(lambda found: {str(k): v for k, v in found.items()}),

@@ -2,7 +2,7 @@
 -- plpgsql throughout: names of marts are looked up when a function runs, so dbt may build and replace them at any time.
 
 -- A histogram as one number: bucket i's requests (less than 10^12 of them) are the 12 decimal digits from 12 * i on. sum() of
--- such numbers merges histograms, and is much faster than taking the JSON apart (docs/decisions/0009).
+-- such numbers merges histograms, and is much faster than taking the JSON apart (docs/decisions/0010).
 CREATE FUNCTION raw.latency_counts(histogram JSONB) RETURNS NUMERIC
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS
 $$ SELECT sum((value || 'e' || 12 * key::INTEGER)::NUMERIC) FROM jsonb_each_text(histogram) $$;
