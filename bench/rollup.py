@@ -24,7 +24,6 @@ from tokentra_dagster.runtime import TELEMETRY_OFF
 from tokentra_dagster.transform import dbt_executable, project_folder
 from tokentra_dagster.warehouse.database import Database
 
-
 ROLLUPS = (
     "stg_app__provider_connections", "stg_raw__sync_history", "stg_raw__usage_records", "int_usage_authority",
     "int_connection_days", "hourly_usage_rollup", "daily_usage_rollup",
