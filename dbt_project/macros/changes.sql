@@ -5,7 +5,7 @@
   `end_changes` remembers `to`. A change that commits meanwhile has a larger number and is taken by the next build.
 -#}
 
-{#- `follows`: the model whose progress bounds this one; none: the log's own newest number. -#}
+{#- `follows`: the model whose progress bounds this one, or several (the slowest does); none: the log's own newest number. -#}
 {% macro begin_changes(follows=none, width='hour', windows=true) -%}
     select
         pg_advisory_xact_lock(hashtextextended('tokentra model {{ this.identifier }}', 0)),
@@ -15,9 +15,10 @@
     from {{ source('raw', 'model_progress') }}
     where model = '{{ this.identifier }}';
     select
-        set_config('tokentra.to', coalesce(max(change_number), 0)::text, true)
+        set_config('tokentra.to', coalesce({{ 'min' if follows else 'max' }}(change_number), 0)::text, true)
     {% if follows -%}
-    from {{ source('raw', 'model_progress') }} where model = '{{ follows }}';
+    {%- set followed = [follows] if follows is string else follows -%}
+    from {{ source('raw', 'model_progress') }} where model in ('{{ followed | join("', '") }}');
     {%- else -%}
     from {{ source('raw', 'usage_changes') }};
     {%- endif %}
@@ -88,21 +89,22 @@
 {%- endmacro %}
 
 {#- Incremental strategy: what stood in the changed windows goes, what was recomputed comes. `window_column` says which
-    column of the model lies in the windows. -#}
+    column of the model lies in the windows, `window_keys` whose windows they are. -#}
 {% macro get_incremental_replace_windows_sql(arg_dict) -%}
     {%- set target, source_table = arg_dict['target_relation'], arg_dict['temp_relation'] -%}
     {%- set columns = arg_dict['dest_columns'] | map(attribute='quoted') | join(', ') -%}
     {%- set column = config.require('window_column') -%}
     delete from {{ target }} as old
     using {{ this.identifier }}_windows as changed
-    where old.org_id = changed.org_id
-        and old.provider = changed.provider
-        and old.{{ column }} >= {{ window_edge('changed.window_start', column) }}
+    where {% for key in config.get('window_keys', ['org_id', 'provider']) -%}
+        old.{{ key }} = changed.{{ key }}
+        and {% endfor -%}
+        old.{{ column }} >= {{ window_edge('changed.window_start', column) }}
         and old.{{ column }} < {{ window_edge('changed.window_end', column) }};
     insert into {{ target }} ({{ columns }})
     select {{ columns }} from {{ source_table }}
 {%- endmacro %}
 
 {% macro window_edge(moment, column) -%}
-    {{ "(" ~ moment ~ " at time zone 'UTC')::date" if column == 'date' else moment }}
+    {{ "(" ~ moment ~ " at time zone 'UTC')::date" if column.endswith('date') else moment }}
 {%- endmacro %}

@@ -16,6 +16,7 @@ select
     cost_center_id,
     feature,
     environment,
+    api_key_id,
     currency,
     quantity,
     quantity_unit,

@@ -1,0 +1,37 @@
+{#- What the last build of all the named models changed (`--vars 'compare: everything'`: all there is), without what has changed
+    again since any of them was built: organisation, provider and spans of whole UTC days, in which they must agree. -#}
+{% macro built_spans(models) -%}
+    select
+        grouped.org_id,
+        grouped.provider,
+        unnest(grouped.built - grouped.later) as span
+    from (
+        select
+            changed.org_id,
+            changed.provider,
+            range_agg(changed.span) as built,
+            coalesce(range_agg(changed.span) filter (where changed.is_later), '{}'::tstzmultirange) as later
+        from (
+            select
+                change.org_id,
+                change.provider,
+                tstzrange(
+                    date_trunc('day', change.window_start, 'UTC'),
+                    date_trunc('day', change.window_end - interval '1 microsecond', 'UTC') + interval '24 hours'
+                ) as span,
+                change.change_number > progress.number_to as is_later
+            from {{ source('raw', 'usage_changes') }} as change
+            cross join (
+                select
+                    min(previous_change_number) as number_from,
+                    min(change_number) as number_to
+                from {{ source('raw', 'model_progress') }}
+                where model in ('{{ models | join("', '") }}')
+            ) as progress
+            {% if var('compare') != 'everything' -%}
+            where change.change_number > progress.number_from
+            {%- endif %}
+        ) as changed
+        group by changed.org_id, changed.provider
+    ) as grouped
+{%- endmacro %}

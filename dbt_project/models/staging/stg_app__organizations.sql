@@ -1,0 +1,5 @@
+select
+    id as org_id,
+    name as org_name,
+    currency
+from {{ source('app', 'organizations') }}
