@@ -55,11 +55,14 @@ expected as (
         sum(record_count) as record_count,
         sum(billed_amount) as billed_amount
     from in_sources
-    where exists (
-        select 1
-        from {{ ref('stg_app__provider_connections') }} as api
-        where api.org_id = in_sources.org_id and api.provider = in_sources.provider and api.source = 'provider_api'
-    )
+    where
+        (org_id, provider) in (
+            select
+                api.org_id,
+                api.provider
+            from {{ ref('stg_app__provider_connections') }} as api
+            where api.source = 'provider_api'
+        )
     group by date, org_id, provider, currency
 ),
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import psycopg
 import pytest
 from genai_prices.data import providers
@@ -176,3 +178,15 @@ def test_a_rename_that_waited_for_another_comes_after_it(database):
         team,
     )
     assert [tuple(r.values()) for r in found] == [("one", False), ("two", False), ("three", True)]
+
+
+def test_the_statements_in_the_documentation_run(database, build):
+    row = connection(database)
+    load(database, row, [record(model=model, input_tokens=1, output_tokens=0) for model in ("gpt-4o", "gpt-4o-2024-08-06")])
+    build("run", "--select", "+dim_models", "+daily_usage_rollup")
+    text = (Path(__file__).parents[2] / "docs" / "marts.md").read_text()
+    statements = [part.split("```")[0] for part in text.split("```sql\n")[1:]]
+    assert len(statements) == 2
+    assert rows(database, statements[0]) == [{"canonical_model": "gpt-4o", "sum": 2}]
+    with database.connect() as db:
+        assert db.execute(statements[1]).rowcount == 1

@@ -41,21 +41,18 @@ with usage as (
     {% endfor -%}
 ),
 
+-- Nothing attributed is 0 where the whole is known.
 summed as (
     select
+        {% for measure in measures -%}
+        coalesce(sum({{ measure }}) filter (where is_attributed), 0 * sum({{ measure }})) as attributed_{{ measure }},
+        sum({{ measure }}) as all_{{ measure }},
+        {% endfor -%}
         date,
         org_id,
         provider,
         dimension,
-        currency,
-        {% for measure in measures -%}
-        -- Nothing attributed is 0 where the whole is known.
-        case
-            when sum({{ measure }}) is not null
-                then coalesce(sum({{ measure }}) filter (where is_attributed), 0)
-        end as attributed_{{ measure }},
-        sum({{ measure }}) as all_{{ measure }}{{ ',' if not loop.last }}
-        {% endfor %}
+        currency
     from usage
     group by date, org_id, provider, dimension, currency
 )

@@ -8,6 +8,15 @@ with used as (
     from {{ ref('daily_usage_by_user') }}
     where user_id is not null
     group by org_id, user_id
+),
+
+names as (
+    select
+        org_id,
+        user_identifier as user_id,
+        user_display_name,
+        user_metadata
+    from {{ ref('int_user_names') }}
 )
 
 select
@@ -19,11 +28,4 @@ select
     used.first_seen,
     used.last_seen
 from used
-full outer join (
-    select
-        org_id,
-        user_identifier as user_id,
-        user_display_name,
-        user_metadata
-    from {{ ref('int_user_names') }}
-) as names using (org_id, user_id)
+full outer join names using (org_id, user_id)

@@ -92,24 +92,38 @@ models as (
         other_source,
         is_authoritative_complete,
         is_other_complete,
-        bool_or(is_provisional) as is_provisional,
+        {% for measure in measures -%}
+        sum({{ measure }}) filter (where is_counted) as counted_{{ measure }},
+        sum({{ measure }}) filter (where not is_counted) as beside_{{ measure }},
+        {% endfor -%}
         bool_or(is_counted) as is_in_authoritative,
         bool_or(not is_counted) as is_in_other,
-        -- Nothing said is nothing used only where the source covers the day.
-        {% for measure in measures -%}
-        case
-            when bool_or(is_counted) then sum({{ measure }}) filter (where is_counted)
-            when is_authoritative_complete then 0
-        end as authoritative_{{ measure }},
-        case
-            when bool_or(not is_counted) then sum({{ measure }}) filter (where not is_counted)
-            when is_other_complete then 0
-        end as other_{{ measure }}{{ ',' if not loop.last }}
-        {% endfor %}
+        bool_or(is_provisional) as is_provisional
     from days
     where model is not null and is_day_of_other
     group by
         date, org_id, provider, model, authoritative_source, other_source, is_authoritative_complete, is_other_complete
+),
+
+-- Nothing said is nothing used only where the source covers the day.
+known as (
+    select
+        {% for measure in measures -%}
+        case when is_in_authoritative then counted_{{ measure }} when is_authoritative_complete then 0 end as counted_{{ measure }},
+        case when is_in_other then beside_{{ measure }} when is_other_complete then 0 end as beside_{{ measure }},
+        {% endfor -%}
+        date,
+        org_id,
+        provider,
+        model,
+        authoritative_source,
+        other_source,
+        is_authoritative_complete,
+        is_other_complete,
+        is_in_authoritative,
+        is_in_other,
+        is_provisional
+    from models
 )
 
 select
@@ -120,13 +134,13 @@ select
     authoritative_source,
     other_source,
     {% for measure in measures -%}
-    authoritative_{{ measure }}::bigint as authoritative_{{ measure }},
-    other_{{ measure }}::bigint as other_{{ measure }},
+    counted_{{ measure }}::bigint as authoritative_{{ measure }},
+    beside_{{ measure }}::bigint as other_{{ measure }},
     {% endfor -%}
     {% for measure, name in [('total_tokens', 'token'), ('request_count', 'request')] -%}
-    (authoritative_{{ measure }} - other_{{ measure }})::bigint as {{ name }}_difference,
-    (authoritative_{{ measure }} - other_{{ measure }})
-    / nullif(authoritative_{{ measure }}, 0)::double precision * 100 as {{ name }}_difference_pct,
+    (counted_{{ measure }} - beside_{{ measure }})::bigint as {{ name }}_difference,
+    (counted_{{ measure }} - beside_{{ measure }})
+    / nullif(counted_{{ measure }}, 0)::double precision * 100 as {{ name }}_difference_pct,
     {% endfor -%}
     is_provisional,
     case
@@ -135,4 +149,4 @@ select
         when not is_in_other then 'only_in_authoritative'
         when not is_in_authoritative then 'only_in_other'
     end as reason
-from models
+from known
