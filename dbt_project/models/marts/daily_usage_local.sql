@@ -61,30 +61,41 @@ counted_days as (
             and connection.source = authority.source
 ),
 
+divided as (
+    select
+        counted.*,
+        counted.day_start + make_interval(hours => hour_of_day.number) as hour
+    from counted_days as counted
+    cross join generate_series(0, 23) as hour_of_day (number)
+    where
+        counted.granularity in ('1m', '1h')
+        and {{ hour_straddles_midnight(
+            "(counted.day_start + make_interval(hours => hour_of_day.number))", 'counted.time_zone'
+        ) }}
+),
+
+-- `offset 0`: one range of the records' key per divided hour, never a join of all records with all hours.
 divided_hours as (
     select
-        {{ local_date('record.timestamp', 'counted.time_zone') }} as local_date,
-        counted.time_zone,
+        {{ local_date('record.timestamp', 'divided.time_zone') }} as local_date,
+        divided.time_zone,
         {% for column in usage_dimensions() -%}
         record.{{ column }},
         {% endfor -%}
         {{ record_measures('record', 'null::timestamptz') }},
         record.granularity = '1h' as is_approximate
-    from counted_days as counted
-    cross join
-        lateral generate_series(
-            counted.day_start, counted.day_start + interval '23 hours', interval '1 hour'
-        ) as divided (hour)
-    inner join {{ ref('stg_raw__usage_records') }} as record
-        on
-            counted.provider_connection_id = record.provider_connection_id
-            and counted.granularity = record.granularity
-            and record.timestamp >= divided.hour
-            and record.timestamp < divided.hour + interval '1 hour'
-    where
-        counted.granularity in ('1m', '1h')
-        and {{ hour_straddles_midnight('divided.hour', 'counted.time_zone') }}
-        and {{ is_in_local_window(local_date('record.timestamp', 'counted.time_zone'), 'counted') }}
+    from divided
+    cross join lateral (
+        select of_hour.*
+        from {{ ref('stg_raw__usage_records') }} as of_hour
+        where
+            of_hour.provider_connection_id = divided.provider_connection_id
+            and of_hour.granularity = divided.granularity
+            and of_hour.timestamp >= divided.hour
+            and of_hour.timestamp < divided.hour + interval '1 hour'
+        offset 0
+    ) as record
+    where {{ is_in_local_window(local_date('record.timestamp', 'divided.time_zone'), 'divided') }}
 ),
 
 day_records as (
