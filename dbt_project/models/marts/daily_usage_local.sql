@@ -85,16 +85,17 @@ divided_hours as (
         {{ record_measures('record', 'null::timestamptz') }},
         record.granularity = '1h' as is_approximate
     from divided
-    cross join lateral (
-        select of_hour.*
-        from {{ ref('stg_raw__usage_records') }} as of_hour
-        where
-            of_hour.provider_connection_id = divided.provider_connection_id
-            and of_hour.granularity = divided.granularity
-            and of_hour.timestamp >= divided.hour
-            and of_hour.timestamp < divided.hour + interval '1 hour'
-        offset 0
-    ) as record
+    cross join
+        lateral (
+            select of_hour.*
+            from {{ ref('stg_raw__usage_records') }} as of_hour
+            where
+                of_hour.provider_connection_id = divided.provider_connection_id
+                and of_hour.granularity = divided.granularity
+                and of_hour.timestamp >= divided.hour
+                and of_hour.timestamp < divided.hour + interval '1 hour'
+            offset 0  -- noqa: AM09
+        ) as record
     where {{ is_in_local_window(local_date('record.timestamp', 'divided.time_zone'), 'divided') }}
 ),
 
