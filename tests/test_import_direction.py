@@ -27,8 +27,9 @@ ALLOWED: dict[str, set[str]] = {
     "ingest": {*LEAVES, "pricing", "model_names", "providers", "warehouse", "resources"},
     "summary": {"errors", "warehouse"},
     "health": {"errors", "settings", "warehouse", "ingest"},
-    "transform": {"ingest", "resources", "runtime", "settings"},
-    "definitions": {"ingest", "resources", "settings", "transform"},
+    "transform": {"ingest", "resources", "runtime", "settings", "warehouse"},
+    "retention": {"resources", "settings", "transform", "warehouse"},
+    "definitions": {"ingest", "resources", "retention", "settings", "transform"},
     "runs": {"errors", "settings", "definitions"},
     "platform": {"errors", "runtime", "settings", "transform", "warehouse"},
 }

@@ -11,6 +11,7 @@ from tokentra_dagster.ingest.assets import JOBS, SYNCS, TABLES
 from tokentra_dagster.ingest.imports import apply_rules_job, import_job, imported_usage
 from tokentra_dagster.ingest.schedules import SCHEDULES
 from tokentra_dagster.resources import Warehouse
+from tokentra_dagster.retention import retention_job, retention_schedule
 from tokentra_dagster.settings import Settings
 from tokentra_dagster.transform import dbt_definitions
 
@@ -33,9 +34,10 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
             *JOBS.values(),
             import_job,
             apply_rules_job,
+            retention_job,
             dg.define_asset_job("build_job", selection=dg.AssetSelection.assets(models)),
         ],
-        schedules=SCHEDULES,
+        schedules=[*SCHEDULES, retention_schedule],
         sensors=[AUTOMATION],
         resources={"warehouse": Warehouse(), "dbt": dbt, **(overrides or {})},
     )
