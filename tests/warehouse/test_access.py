@@ -23,7 +23,7 @@ _numbers = itertools.count(1)
 DENIED = psycopg.errors.InsufficientPrivilege
 READABLE = (
     "hourly_usage_rollup", "daily_usage_rollup", "daily_usage_by_user", "hourly_usage_by_api_key", "daily_active_entities",
-    "active_users", "user_activity", "usage_coverage", "usage_records", "usage_quotas", "raw.sync_history", "raw.provider_entities",
+    "active_users", "user_activity", "usage_coverage", "usage_records", "usage_quotas", "raw.provider_entities",
     "intermediate.int_user_days", "intermediate.int_counted_records", "intermediate.int_connection_days",
     "staging.stg_raw__usage_records", "staging.stg_app__provider_connections", "app.teams",
 )  # fmt: skip
@@ -149,8 +149,9 @@ def test_a_reader_sees_its_own_organisations_rows_by_whatever_road_also_after_a_
             text = str(rows(reader, f"SELECT to_jsonb(t) AS r FROM (SELECT * FROM {table}) AS t"))
             assert "secret-model" not in text and "globex" not in text, table
     assert rows(reader, "SELECT id FROM app.organizations") == [{"id": acme}]
+    assert one(reader, "SELECT count(DISTINCT org_id) FROM raw.sync_history") == 1
     with reader.connect() as db:
-        with db.cursor().copy("COPY usage_records (model) TO STDOUT") as copy:
+        with db.cursor().copy("COPY daily_usage_rollup (model) TO STDOUT") as copy:
             assert {bytes(line) for line in copy} == {b"public\n"}
         # Statistics of columns (most common values) would tell other organisations' models.
         two.connect(autocommit=True).execute("ANALYZE")
