@@ -275,7 +275,7 @@ def test_a_loader_loads_and_cannot_write_marts_and_a_transformer_builds_and_cann
     load(loader, acme, [record(month, model="loaded", team="a new team")], month, month + HOUR)
     assert one(two, "SELECT count(*) FROM raw.usage_records_y2026m07") == 1
     refused = {
-        loader: ("DELETE FROM daily_usage_rollup", "SELECT * FROM daily_usage_rollup", "SELECT * FROM app.reader_organizations",
+        loader: ("DELETE FROM marts.daily_usage_rollup", "SELECT * FROM marts.daily_usage_rollup", "SELECT * FROM app.reader_organizations",
                  "UPDATE app.provider_connections SET secret_ref = 'env:X'"),
         transformer: ("DELETE FROM raw.usage_records", "SELECT secret_ref FROM app.provider_connections", "SELECT * FROM raw.rejected_records",
                       "SELECT * FROM app.reader_organizations", "UPDATE app.organizations SET name = 'x'"),
