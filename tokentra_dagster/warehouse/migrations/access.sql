@@ -171,6 +171,8 @@ BEGIN
   EXECUTE format('GRANT USAGE ON ALL SEQUENCES IN SCHEMA raw TO %I', v_loader);
   EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA app TO %I', v_loader);
   EXECUTE format('GRANT INSERT ON app.teams, app.projects, app.cost_centers TO %I', v_loader);
+  -- Their triggers keep what they were called.
+  EXECUTE format('GRANT INSERT, UPDATE ON app.entity_names TO %I', v_loader);
   EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA raw, app TO %I', v_transformer);
   EXECUTE format('GRANT INSERT, UPDATE ON raw.model_progress TO %I', v_transformer);
   EXECUTE format('REVOKE ALL ON raw.rejected_records, app.provider_connections FROM %I', v_transformer);
