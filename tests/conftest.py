@@ -28,6 +28,16 @@ def _at(url: str, database: str) -> str:
     return url.rsplit("/", 1)[0] + "/" + database
 
 
+@pytest.fixture(autouse=True)
+def environment_stays_as_it_was() -> Iterator[None]:
+    """What a job that runs in this process sets for Dagster and dbt points at a database that is gone after the test."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
     """Administrator's URL of a server that lives as long as the test session."""

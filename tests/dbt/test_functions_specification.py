@@ -7,46 +7,63 @@ arrive as untyped text. What sections 8 (quotas) and 12 (exports; correction 37)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg.rows import dict_row
-from psycopg.sql import SQL, Identifier, Literal
 
 from tests.dbt.usage_case import UsageCase, ids, known, summed
 from tests.warehouse_data import DAY, HOUR
+from tokentra_dagster.warehouse.access import grant_reader, revoke_reader
+from tokentra_dagster.warehouse.directory import add_organization
 
-READS = """
-GRANT USAGE ON SCHEMA app, raw, staging, intermediate, marts TO {role};
-GRANT SELECT ON ALL TABLES IN SCHEMA marts TO {role};
-GRANT SELECT ON raw.usage_records, app.teams, app.projects, app.cost_centers TO {role};
-GRANT SELECT ON intermediate.int_connection_days, intermediate.int_usage_authority, intermediate.int_user_names TO {role};
-GRANT SELECT ON staging.stg_app__organizations, staging.stg_app__provider_connections, staging.stg_raw__provider_entities TO {role};
-"""
 PERIOD = {"start": "2026-06-01T00:00:00.000Z", "end": "2026-06-05T00:00:00.000Z"}
 START, END = DAY, DAY + 96 * HOUR
 Send = Callable[..., list[dict[str, Any]]]
 
 
-@pytest.fixture(scope="module")
-def send(acme: UsageCase) -> Iterator[Send]:
-    """Run one statement as a role that can log in and read, with nothing set."""
-    role, password = "dashboard", "secret of the test"
-    with acme.database.connect() as db:
-        db.execute(SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(Identifier(role), Literal(password)))
-        db.execute(SQL(READS.replace("{role}", role)))
-    parts = {**acme.database.parts, "user": role, "password": password}
+@contextmanager
+def reader(case: UsageCase, organization: str) -> Iterator[Send]:
+    """Runs statements as a reader of one organisation, with nothing set."""
+    role, password = f"dashboard_{organization}", "secret of the test"
+    with case.database.connect() as db:
+        grant_reader(db, role, organizations=[organization], password=password)
+    parts = {**case.database.parts, "user": role, "password": password}
     with psycopg.connect(**parts, row_factory=dict_row, autocommit=True) as plain:  # type: ignore[call-overload]
         assert plain.execute("SHOW search_path").fetchone()["search_path"].startswith('"$user", public')
 
         def run(statement: str, **arguments: Any) -> list[dict[str, Any]]:
-            return plain.execute(statement, {"org": str(acme.org_id), **PERIOD, **arguments}).fetchall()
+            return plain.execute(statement, {"org": str(case.org_id), **PERIOD, **arguments}).fetchall()
 
         yield run
+    with case.database.connect() as db:
+        revoke_reader(db, role)
+
+
+@pytest.fixture(scope="module")
+def send(acme: UsageCase) -> Iterator[Send]:
+    """Run one statement as a role that can log in and read."""
+    with reader(acme, "acme") as run:
+        yield run
+
+
+def test_a_reader_of_another_organisation_gets_nothing_from_the_functions(acme: UsageCase, send: Send) -> None:
     with acme.database.connect() as db:
-        db.execute(SQL("DROP OWNED BY {role}; DROP ROLE {role}").format(role=Identifier(role)))
+        add_organization(db, "other")
+    period = "p_org_id => %(org)s, p_start_date => %(start)s, p_end_date => %(end)s"
+    statements = [
+        f"SELECT total_tokens FROM get_usage_summary({period}) WHERE total_tokens > 0",
+        f"SELECT * FROM get_usage_trend({period}, p_granularity => 'minute')",
+        f"SELECT * FROM get_usage_breakdown({period}, p_dimension => 'user')",
+        "SELECT * FROM get_top_users(p_org_id => %(org)s, p_start_date => '2026-06-01', p_end_date => '2026-06-05')",
+        "SELECT * FROM usage_records", "SELECT * FROM user_activity", "SELECT * FROM daily_usage_rollup",
+    ]  # fmt: skip
+    with reader(acme, "other") as stranger:
+        for statement in statements:
+            assert send(statement) and not stranger(statement), statement
 
 
 def test_section_4_summary(acme: UsageCase, send: Send) -> None:

@@ -12,7 +12,8 @@ from tests.quota_data import change, delete, quota, specification_status, status
 from tests.warehouse_data import DAY, HOUR, connection, load, one, record, rows
 
 D = timedelta(days=1)
-MODELS = ("run", "-s", "+quota_usage_history", "+quota_status")
+MODELS = "+quota_usage_history +quota_status"
+MODELS_ONLY = ("run",)
 
 
 def test_all_four_limits_count_and_exactly_on_a_limit_is_not_exceeded(database, build):
@@ -32,7 +33,7 @@ def test_all_four_limits_count_and_exactly_on_a_limit_is_not_exceeded(database, 
         "output critical": ({"output_token_limit": 105, "token_limit": 10**9}, "critical", "ok"),
     }  # fmt: skip
     ids = {name: quota(database, row.org_id, name, **columns) for name, (columns, _, _) in expected.items()}
-    build(*MODELS)
+    build(*MODELS_ONLY)
     found = status_at(database, DAY + 23 * HOUR)
     assert {name: found[name]["status"] for name in expected} == {name: ours for name, (_, ours, _) in expected.items()}
     theirs = specification_status(database, ids.values(), DAY, DAY + D)
@@ -49,7 +50,7 @@ def test_the_projection_goes_by_hours_that_usage_covers(database, build):
     load(database, row, [record(DAY + n * HOUR, input_tokens=100, output_tokens=0) for n in (0, 1, 5)], DAY, DAY + 6 * HOUR)
     quota(database, row.org_id, token_limit=1150, request_limit=10)
     quota(database, row.org_id, "unused", scope_type="user", user_identifier="nobody")
-    build(*MODELS)
+    build(*MODELS_ONLY)
     six = status_at(database, DAY + 6 * HOUR)["q"]
     assert (six["hours_elapsed"], six["hours_remaining"], six["total_tokens"]) == (6, 18, 300)
     assert (six["projected_total_tokens"], six["projected_total_requests"]) == (1200, 12)
@@ -74,11 +75,11 @@ def test_data_until_is_what_the_rollups_hold_not_what_was_loaded_since(database,
     quota(database, row.org_id)
     load(database, row, [record()], DAY, DAY + 6 * HOUR)
     load(database, other, [record()], DAY, DAY + 2 * HOUR)
-    build(*MODELS)
+    build(*MODELS_ONLY)
     load(database, row, [record(DAY + 7 * HOUR)], DAY, DAY + 9 * HOUR)
     freshness = "SELECT data_until, complete_until, total_tokens FROM intermediate.int_quota_status"
     assert rows(database, freshness) == [{"data_until": DAY + 6 * HOUR, "complete_until": DAY + 2 * HOUR, "total_tokens": 0}]
-    build(*MODELS)
+    build(*MODELS_ONLY)
     assert rows(database, freshness)[0]["data_until"] == DAY + 9 * HOUR
 
 
@@ -88,7 +89,7 @@ def test_the_view_and_the_function_are_right_at_the_moment_of_reading(database, 
     hour = now.replace(minute=0, second=0, microsecond=0)
     row = connection(database)
     load(database, row, [record(hour - HOUR), record(hour)], hour - HOUR, hour + HOUR, now=hour + HOUR)
-    build(*MODELS)
+    build(*MODELS_ONLY)
     made = quota(database, row.org_id, period_type="hourly", token_limit=200, created_at=now)
     check = "SELECT * FROM check_quota_status(p_quota_id => %s)"
     if datetime.now(UTC) - hour < HOUR - timedelta(seconds=20):
@@ -122,7 +123,7 @@ def test_status_as_of_a_moment_is_of_the_quotas_of_that_time(database, build):
     changed, deleted = quota(database, row.org_id, "changed", token_limit=100), quota(database, row.org_id, "deleted")
     change(database, changed, DAY + 12 * HOUR, token_limit=300)
     delete(database, deleted, DAY + D)
-    build(*MODELS)
+    build(*MODELS_ONLY)
     assert {name: (q["token_limit"], q["total_tokens"]) for name, q in status_at(database, DAY + 2 * HOUR).items()} == {
         "changed": (100, 220),
         "deleted": (1000, 220),
@@ -148,7 +149,7 @@ def test_counts_are_bigint_and_a_question_before_the_first_build_says_what_to_do
         with pytest.raises(psycopg.errors.UndefinedTable, match="run `tokentra build`"):
             rows(database, statement, made)
     load(database, row, [record(DAY, request_count=4 * 10**9)])
-    build(*MODELS)
+    build(*MODELS_ONLY)
     assert status_at(database, DAY + 2 * HOUR)["q"]["total_requests"] == 4 * 10**9
     types = one(database, "SELECT pg_get_function_result('check_quota_status(uuid)'::regprocedure)")
     assert "current_tokens bigint" in types and "current_requests bigint" in types and "request_limit bigint" in types
@@ -158,9 +159,9 @@ def test_dbt_may_replace_every_table_and_view_below_the_functions(database, buil
     row = connection(database)
     made = quota(database, row.org_id)
     load(database, row, [record()])
-    build(*MODELS)
+    build(*MODELS_ONLY)
     with database.connect() as db:
         before = db.execute("SELECT * FROM check_quota_status(%s)", [made]).fetchall()
         db.commit()
-        build(*MODELS, "--full-refresh")
+        build(*MODELS_ONLY, "--full-refresh")
         assert db.execute("SELECT * FROM check_quota_status(%s)", [made]).fetchall() == before

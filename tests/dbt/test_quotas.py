@@ -15,7 +15,8 @@ from tests.quota_data import change, delete, history, quota, specification_usage
 from tests.warehouse_data import DAY, HOUR, connection, load, one, record, rows
 
 D = timedelta(days=1)
-MODELS = ("run", "-s", "+quota_usage_history", "+quota_status")
+MODELS = "+quota_usage_history +quota_status +daily_usage_rollup"
+MODELS_ONLY = ("run",)
 NAMES = {"team": "teams", "project": "projects"}
 
 
@@ -104,18 +105,18 @@ def test_every_period_is_derived_from_usage_late_and_restated_data_included(data
     (settings_,) = rows(database, "SELECT * FROM usage_quotas")
     load(database, row, [record(DAY + 3 * HOUR)], DAY, DAY + D, settles_after=40 * D)
     archived = specification_usage(database, settings_, DAY, DAY + D)["tokens"]  # polled in the evening; nobody polls 2 June
-    build(*MODELS)
+    build(*MODELS_ONLY)
     columns = "total_tokens, exceeded_limit, is_provisional"
     assert history(database, made, columns, "period_start < '2026-06-03'") == [(110, False, True), (0, False, True)]
     load(database, row, [record(DAY + 3 * HOUR), record(DAY + 23 * HOUR), record(DAY + 25 * HOUR)], DAY, DAY + 2 * D)
-    build(*MODELS)
+    build(*MODELS_ONLY)
     assert history(database, made, columns, "period_start < '2026-06-03'") == [(220, False, False), (110, False, False)]
     load(database, row, [record(DAY + 3 * HOUR, input_tokens=241), record(DAY + 25 * HOUR)], DAY, DAY + 2 * D)
-    build(*MODELS)
+    build(*MODELS_ONLY)
     assert history(database, made, columns, "period_start < '2026-06-03'") == [(251, True, False), (110, False, False)]
     assert archived == 110, "what the specification's history would say of 1 June forever, and nothing of 2 June"
     ids = one(database, "SELECT array_agg(id ORDER BY id) FROM quota_usage_history")
-    build(*MODELS, "--full-refresh")
+    build(*MODELS_ONLY, "--full-refresh")
     assert one(database, "SELECT array_agg(id ORDER BY id) FROM quota_usage_history") == ids
     assert len(ids) == len(set(ids)) == (_now(database) - DAY).days + 1
 
@@ -141,7 +142,7 @@ def test_unused_is_zero_unknown_is_null_and_events_and_cost_are_told(database, b
             "INSERT INTO quota_events (quota_id, period_start, kind) SELECT %s, %s, unnest('{alert,alert,throttle,block}'::text[])",
             [made, DAY],
         )
-    build(*MODELS)
+    build(*MODELS_ONLY)
     assert history(
         database,
         made,
@@ -169,7 +170,7 @@ def test_a_period_is_judged_by_the_limits_of_its_time_and_paused_and_deleted_quo
     change(database, changed, DAY + 3 * D, token_limit=500)
     change(database, paused, DAY + 2 * D + HOUR, is_active=False)
     delete(database, deleted, DAY + 2 * D + HOUR)
-    build(*MODELS)
+    build(*MODELS_ONLY)
     columns, june = "extract(day FROM period_start)::int, token_limit, exceeded_limit, is_active", "period_start < '2026-06-05'"
     assert history(database, changed, columns, june) == [
         (1, 100, True, True), (2, 110, False, True), (3, 110, False, True), (4, 500, False, True)
@@ -195,7 +196,7 @@ def test_periods_tile_time_when_their_kind_changes(database, build):
     change(database, longer, DAY + 9 * D + 7 * HOUR, period_type="monthly")
     moved = quota(database, row.org_id, "moved", period_type="monthly")
     change(database, moved, DAY + 9 * D, scope_type="user", user_identifier="nobody")
-    build(*MODELS)
+    build(*MODELS_ONLY)
     columns, june = (
         "to_char(period_start, 'MMDD') AS s, to_char(period_end, 'MMDD') AS e, total_tokens",
         "period_start < '2026-06-12'",
@@ -224,7 +225,7 @@ def test_day_records_count_at_the_start_of_their_day_and_are_marked(database, bu
             ("feature", "feature", "f"),
         ]
     )
-    build(*MODELS)
+    build(*MODELS_ONLY)
     columns = "total_tokens, total_requests, includes_day_records, is_approximate"
     assert history(database, whole, columns, "period_start < '2026-07-01'") == [(4 * 250 + 96, 100, True, False)]
     assert one(database, "SELECT sum(total_tokens)::bigint FROM daily_usage_rollup") == 4 * 250 + 96
@@ -267,7 +268,7 @@ def test_any_life_of_a_quota_gives_a_chain_of_periods(database, build, lives_bui
     life = sorted(life, key=lambda step: -step[1])
     life = [step for n, step in enumerate(life) if n == 0 or step[1] < life[n - 1][1]]
     if not lives_built:
-        build(*MODELS)
+        build(*MODELS_ONLY)
         lives_built.append(connection(database).org_id)
     with database.connect() as db:
         now = db.execute("SELECT now()").fetchone()["now"]
