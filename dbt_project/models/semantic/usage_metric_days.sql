@@ -10,18 +10,13 @@ with bounds as (
 ),
 
 seen as (
-    select distinct
-        {% for column in metric_dimensions() -%}
-        {{ column }}{{ ',' if not loop.last }}
-        {% endfor %}
+    select distinct {{ metric_dimensions() | join(', ') }}
     from {{ ref('daily_usage_rollup') }}
 )
 
 select
     bounds.first_date + day.number as date,
-    {% for column in metric_dimensions() -%}
-    seen.{{ column }}{{ ',' if not loop.last }}
-    {% endfor %}
+    seen.*
 from seen
 inner join bounds on seen.org_id = bounds.org_id
 cross join lateral generate_series(0, bounds.last_date - bounds.first_date) as day (number)
