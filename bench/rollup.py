@@ -2,7 +2,8 @@
 
 Request-level rows of 90 days are loaded through the real path; `dbt run --full-refresh` builds everything, then one more hour
 (at the same rate of rows) is loaded and `dbt run` builds what changed, three times over; the median counts. Shown are the models'
-own times as dbt reports them, summed (`run_results.json`), and the whole command with dbt's start, which does not depend on the data.
+own times as dbt reports them, summed (`run_results.json`): those of the two rollups and what they read, and those of every mart. The
+whole command has dbt's start in it, which does not depend on the data.
 """
 
 from __future__ import annotations
@@ -23,11 +24,17 @@ from tokentra_dagster.runtime import TELEMETRY_OFF
 from tokentra_dagster.transform import dbt_executable, project_folder
 from tokentra_dagster.warehouse.database import Database
 
+ROLLUPS = (
+    "stg_app__provider_connections", "stg_raw__sync_history", "stg_raw__usage_records", "int_usage_authority",
+    "int_connection_days", "hourly_usage_rollup", "daily_usage_rollup",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """Seconds of one build: in its models, and the whole command."""
+    """Seconds of one build: in the two rollups with what they read, in all its models, and the whole command."""
 
+    rollups: float
     models: float
     command: float
 
@@ -47,7 +54,8 @@ def dbt_run(database: Database, target: Path, *arguments: str) -> Build:
     _dbt(database, target, "run", *arguments)
     seconds = time.perf_counter() - began
     results = json.loads((target / "run_results.json").read_text())["results"]
-    return Build(sum(result["execution_time"] for result in results), seconds)
+    spent = {result["unique_id"].rsplit(".", 1)[-1]: result["execution_time"] for result in results}
+    return Build(sum(spent[name] for name in ROLLUPS), sum(spent.values()), seconds)
 
 
 def measure(rows: int) -> tuple[Build, Build]:
@@ -68,7 +76,7 @@ def measure(rows: int) -> tuple[Build, Build]:
             start = START + timedelta(days=DAYS, hours=number)
             load(database, connection, batches(per_hour, start, timedelta(hours=1), seed=2), start, 1 / 24)
             hours.append(dbt_run(database, target))
-        return full, sorted(hours, key=lambda build: build.models)[1]
+        return full, sorted(hours, key=lambda build: build.rollups)[1]
 
 
 def run(sizes: tuple[int, ...] = (1_000_000, 5_000_000)) -> None:
@@ -78,11 +86,13 @@ def run(sizes: tuple[int, ...] = (1_000_000, 5_000_000)) -> None:
     for rows in sizes:
         full, hour = found[rows] = measure(rows)
         print(
-            f"  {rows:>10,} rows: full rebuild {full.models:7.2f} s, one more hour {hour.models:6.2f} s, "
-            f"full/hour = {full.models / hour.models:5.1f}  (aim 50 at 5 million)   whole command {full.command:.1f} s and {hour.command:.1f} s"
+            f"  {rows:>10,} rows, rollups:   full rebuild {full.rollups:7.2f} s, one more hour {hour.rollups:6.2f} s, "
+            f"full/hour = {full.rollups / hour.rollups:5.1f}  (aim 50 at 5 million)\n"
+            f"  {rows:>10,} rows, all marts: full rebuild {full.models:7.2f} s, one more hour {hour.models:6.2f} s, "
+            f"full/hour = {full.models / hour.models:5.1f}  (aim 20)   whole command {full.command:.1f} s and {hour.command:.1f} s"
         )
     small, large = sizes[0], sizes[-1]
     print(
-        f"  from {small:,} to {large:,} rows: full rebuild x{found[large][0].models / found[small][0].models:.1f}, "
-        f"one more hour x{found[large][1].models / found[small][1].models:.1f}"
+        f"  from {small:,} to {large:,} rows, rollups: full rebuild x{found[large][0].rollups / found[small][0].rollups:.1f}, "
+        f"one more hour x{found[large][1].rollups / found[small][1].rollups:.1f}"
     )

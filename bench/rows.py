@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from tokentra_dagster.batch import ROWS_PER_BATCH, TIMESTAMP, USAGE_SCHEMA
+from tokentra_dagster.latency import latency_buckets
 
 START = datetime(2026, 4, 1, tzinfo=UTC)
 DAYS = 90
@@ -19,13 +20,15 @@ USERS, KEYS, PROJECTS = 200, 24, 8
 
 
 def batches(
-    count: int, start: datetime = START, span: timedelta = timedelta(days=DAYS), seed: int = 1
+    count: int, start: datetime = START, span: timedelta = timedelta(days=DAYS), seed: int = 1, histograms: bool = False
 ) -> Iterator[pa.RecordBatch]:
-    """`count` requests spread evenly over `[start, start + span)`, in time order, in batches of `ROWS_PER_BATCH`."""
+    """`count` requests spread evenly over `[start, start + span)`, in time order, in batches of `ROWS_PER_BATCH`; with
+    `histograms` each has the latency histogram that a file import gives a request."""
     made = 0
     while made < count:
         rows = min(ROWS_PER_BATCH, count - made)
-        yield _batch(made, rows, count, start, span, np.random.default_rng([seed, made]))
+        batch = _batch(made, rows, count, start, span, np.random.default_rng([seed, made]))
+        yield _with_histograms(batch) if histograms else batch
         made += rows
 
 
@@ -63,3 +66,11 @@ def _batch(first: int, rows: int, count: int, start: datetime, span: timedelta, 
     }
     empty = {field.name: pa.nulls(rows, field.type) for field in USAGE_SCHEMA if field.name not in columns}
     return pa.RecordBatch.from_arrays([{**columns, **empty}[name] for name in USAGE_SCHEMA.names], schema=USAGE_SCHEMA)
+
+
+def _with_histograms(batch: pa.RecordBatch) -> pa.RecordBatch:
+    buckets = latency_buckets(batch.column("total_latency_ms").to_numpy())
+    histograms = pa.array([f'{{"{bucket}": 1}}' for bucket in buckets], USAGE_SCHEMA.field("latency_histogram").type)
+    return batch.set_column(
+        USAGE_SCHEMA.get_field_index("latency_histogram"), USAGE_SCHEMA.field("latency_histogram"), histograms
+    )

@@ -29,7 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "health": {"errors", "settings", "warehouse", "ingest"},
     "build_evidence": {"warehouse"},
     "transform": {"build_evidence", "ingest", "resources", "runtime", "settings", "warehouse"},
-    "definitions": {"ingest", "resources", "settings", "transform"},
+    "retention": {"resources", "settings", "transform", "warehouse"},
+    "definitions": {"ingest", "resources", "retention", "settings", "transform"},
     "runs": {"errors", "settings", "ingest", "definitions"},
     "platform": {"errors", "runtime", "settings", "transform", "warehouse"},
 }

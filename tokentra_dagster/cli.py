@@ -11,6 +11,7 @@ import click
 
 from tokentra_dagster.commands.look import doctor, summary
 from tokentra_dagster.commands.platform import database, demo, simulate, up
+from tokentra_dagster.commands.retention import retention
 from tokentra_dagster.commands.setup import connection, org, rule
 from tokentra_dagster.commands.work import build, import_, sync
 from tokentra_dagster.errors import TokenTraError, UsageError
@@ -22,7 +23,7 @@ def cli() -> None:
     """Usage of AI providers that agrees with the bill: sync, load, roll up, look."""
 
 
-for command in (up, demo, simulate, database, org, connection, rule, sync, import_, build, summary, doctor):
+for command in (up, demo, simulate, database, org, connection, rule, sync, import_, build, summary, retention, doctor):
     cli.add_command(command)
 
 

@@ -9,6 +9,7 @@ import dagster as dg
 
 from tokentra_dagster.ingest.definitions import raw_layer
 from tokentra_dagster.resources import Warehouse
+from tokentra_dagster.retention import retention_job, retention_schedule
 from tokentra_dagster.settings import Settings
 from tokentra_dagster.transform import dbt_definitions
 
@@ -27,9 +28,13 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     models, dbt = dbt_definitions(Settings.from_environment())
     return dg.Definitions(
         assets=[*(raw_layer.assets or ()), models],
-        jobs=[*(raw_layer.jobs or ()), dg.define_asset_job("build_job", selection=dg.AssetSelection.assets(models))],
+        jobs=[
+            *(raw_layer.jobs or ()),
+            retention_job,
+            dg.define_asset_job("build_job", selection=dg.AssetSelection.assets(models)),
+        ],
         asset_checks=raw_layer.asset_checks,
-        schedules=raw_layer.schedules,
+        schedules=[*(raw_layer.schedules or ()), retention_schedule],
         sensors=[AUTOMATION],
         resources={"warehouse": Warehouse(), "dbt": dbt, **(overrides or {})},
     )

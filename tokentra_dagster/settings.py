@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tokentra_dagster.errors import SettingsError
@@ -15,7 +15,12 @@ KNOWN = {
     "TOKENTRA_HOME": "folder for the embedded database, Dagster's files and logs (default: var in the current folder)",
     "TOKENTRA_DATABASE_PORT": "port of the embedded database on 127.0.0.1 (default: one that is free, then kept)",
     "TOKENTRA_UI_PORT": "port of the Dagster UI on 127.0.0.1 (default: 3000)",
+    "TOKENTRA_RETENTION_MINUTE_DAYS": "days that records of minutes are kept, or forever (default: 90)",
+    "TOKENTRA_RETENTION_RAW_DAYS": "days that records of any width are kept, then by whole months, or forever (default: 400)",
+    "TOKENTRA_RETENTION_HOURLY_DAYS": "days that hourly rollups are kept, or forever (default: 90)",
+    "TOKENTRA_RETENTION_DAILY_DAYS": "days that daily rollups are kept, or forever (default: 731, two years)",
 }
+FEWEST_DAYS = 8
 # Set by our own commands for dbt and Dagster; a person never needs them.
 INTERNAL = {f"TOKENTRA_PG_{part}" for part in ("HOST", "PORT", "USER", "PASSWORD", "DBNAME")} | {
     "TOKENTRA_DAGSTER_URL",
@@ -26,13 +31,24 @@ SECRET_PREFIX = "TOKENTRA_SECRET_"  # noqa: S105 - a name, not a secret
 
 
 @dataclass(frozen=True, slots=True)
+class RetentionDays:
+    """How many days each kind of usage is kept; None is for ever. `raw` is about all records, minutes' included."""
+
+    minute: int | None = 90
+    raw: int | None = 400
+    hourly: int | None = 90
+    daily: int | None = 731
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """Where things are. `database_url` None means the embedded server under `home`."""
+    """Where things are, and how long. `database_url` None means the embedded server under `home`."""
 
     home: Path
     database_url: str | None
     database_port: int | None
     ui_port: int
+    retention: RetentionDays = RetentionDays()
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -52,6 +68,7 @@ class Settings:
             database_url=url,
             database_port=_port(env, "TOKENTRA_DATABASE_PORT"),
             ui_port=_port(env, "TOKENTRA_UI_PORT") or 3000,
+            retention=_retention(env),
         )
 
 
@@ -61,4 +78,28 @@ def _port(env: Mapping[str, str], name: str) -> int | None:
         return None
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
         raise SettingsError(f"{name} is {text!r}; it must be a port number from 1 to 65535")
+    return int(text)
+
+
+def _retention(env: Mapping[str, str]) -> RetentionDays:
+    kept = RetentionDays()
+    chosen = {name: _days(env, f"{PREFIX}RETENTION_{name.upper()}_DAYS", days) for name, days in asdict(kept).items()}
+    for shorter, longer in (("minute", "raw"), ("hourly", "daily")):
+        few, many = chosen[shorter], chosen[longer]
+        if many is not None and (few is None or few > many):
+            raise SettingsError(
+                f"{PREFIX}RETENTION_{shorter.upper()}_DAYS is {few or 'forever'} and "
+                f"{PREFIX}RETENTION_{longer.upper()}_DAYS {many}; the first must not be the longer."
+            )
+    return RetentionDays(**chosen)
+
+
+def _days(env: Mapping[str, str], name: str, default: int | None) -> int | None:
+    text = env.get(name)
+    if not text:
+        return default
+    if text == "forever":
+        return None
+    if not text.isascii() or not text.isdigit() or not FEWEST_DAYS <= int(text) <= 36500:
+        raise SettingsError(f"{name} is {text!r}; it must be a number of days from {FEWEST_DAYS} to 36500, or forever.")
     return int(text)

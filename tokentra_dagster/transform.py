@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as they are.
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.runtime import TELEMETRY_OFF
 from tokentra_dagster.settings import Settings
 from tokentra_dagster.warehouse.database import Database
+from tokentra_dagster.warehouse.retention import Rollup
 
 KEPT_RUNS = 20
 PLACEHOLDERS = {f"TOKENTRA_PG_{part}": "1" for part in ("HOST", "PORT", "USER", "PASSWORD", "DBNAME")}
@@ -51,6 +53,20 @@ def ensure_manifest(settings: Settings) -> Path:
             raise RuntimeError(f"dbt parse failed:\n{done.stdout}\n{done.stderr}")
         manifest.touch()
     return manifest
+
+
+def rollups(settings: Settings) -> list[Rollup]:
+    """Every model that follows the changes of usage, as the project says: retention waits for all of them, and expires those
+    with a `window_column` (`meta: kept_longer_days` where a later day looks back at them)."""
+    nodes = json.loads(ensure_manifest(settings).read_text())["nodes"].values()
+    return [
+        Rollup(
+            node["alias"], node["schema"], node["config"].get("window_column"),
+            int(node["config"].get("meta", {}).get("kept_longer_days", 0)),
+        )
+        for node in nodes
+        if node["resource_type"] == "model" and any("end_changes" in hook["sql"] for hook in node["config"]["post-hook"])
+    ]  # fmt: skip
 
 
 def dbt_executable() -> str:

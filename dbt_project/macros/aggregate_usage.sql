@@ -2,9 +2,10 @@
   The measures of a rollup over `rows_of`, grouped by `grain`. Hours are aggregated from records, days from hours and day
   records, with the same meaning: NULL is unknown and stays so, distinct users are counted, percentiles are read from the
   merged latency histogram (correction 6: approximate, and flagged, where a source gave percentiles only).
+  `also`: further columns, name -> aggregate of `rows_of`.
   `rows_of` has the measures below; `record_count` and `latency_request_count` are 1 and the request count for one record.
 -#}
-{% macro aggregate_usage(rows_of, grain, of_hours=false) -%}
+{% macro aggregate_usage(rows_of, grain, of_hours=false, also={}) -%}
     select
         {{ grain | join(',\n        ') }},
         measured.input_tokens,
@@ -29,6 +30,9 @@
         {% endfor -%}
         measured.latency_is_approximate,
         measured.latency_histogram,
+        {% if of_hours -%}
+        raw.latency_counts(measured.latency_histogram) as latency_counts,
+        {% endif -%}
         measured.estimated_cost,
         measured.unpriced_tokens,
         measured.user_ids,
@@ -41,6 +45,9 @@
         measured.peak_hourly_requests,
         measured.peak_hourly_tokens,
         {% endif -%}
+        {% for name in also -%}
+        measured.{{ name }},
+        {% endfor -%}
         measured.record_count
     from (
         select
@@ -91,6 +98,9 @@
             max(request_count) filter (where hour is not null)::bigint as peak_hourly_requests,
             max(total_tokens) filter (where hour is not null)::bigint as peak_hourly_tokens,
             {% endif -%}
+            {% for name, expression in also.items() -%}
+            {{ expression }} as {{ name }},
+            {% endfor -%}
             sum(record_count)::bigint as record_count
         from {{ rows_of }}
         group by

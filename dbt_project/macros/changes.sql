@@ -3,20 +3,25 @@
   order, so "everything up to n" is complete once n is seen. Each model's run is one transaction: `begin_changes` takes the
   model's lock and fixes the numbers (from, to] and the windows that they touch; the model recomputes those windows;
   `end_changes` remembers `to`. A change that commits meanwhile has a larger number and is taken by the next build.
+  What has expired (raw.retention_horizon) is in no window: see macros/retention.sql.
 -#}
 
 {#- `follows`: the model whose progress bounds this one, or several (the slowest does); none: the log's own newest number. -#}
 {% macro begin_changes(follows=none, width='hour', windows=true) -%}
+    {{ hold_retention() }}
     select
         pg_advisory_xact_lock(hashtextextended('tokentra model {{ this.identifier }}', 0)),
-        set_config('tokentra.from', '0', true);
+        set_config('tokentra.from', '0', true),
+        set_config('tokentra.inputs_from', '-infinity', true);
     select
+        set_config('tokentra.rows_from', coalesce(max(rows_from), '-infinity')::text, true),
         set_config('tokentra.from', coalesce(max(change_number), 0)::text, true)
     from {{ source('raw', 'model_progress') }}
     where model = '{{ this.identifier }}';
     select
         set_config('tokentra.to', coalesce({{ 'min' if follows else 'max' }}(change_number), 0)::text, true)
     {% if follows -%}
+        , set_config('tokentra.inputs_from', coalesce(max(rows_from), '-infinity')::text, true)
     {%- set followed = [follows] if follows is string else follows -%}
     from {{ source('raw', 'model_progress') }} where model in ('{{ followed | join("', '") }}');
     {%- else -%}
@@ -46,11 +51,7 @@
         select
             touched.org_id,
             touched.provider,
-            unnest(range_agg(tstzrange(
-                date_trunc('{{ width }}', touched.window_start, 'UTC'),
-                date_trunc('{{ width }}', touched.window_end - interval '1 microsecond', 'UTC')
-                + interval '{{ "24 hours" if width == "day" else "1 hour" }}'
-            ))) as span
+            unnest(range_agg({{ whole_buckets(width, 'touched.window_start', 'touched.window_end') }}) * {{ kept_records() }}) as span
         from (
             select
                 org_id,
@@ -72,6 +73,8 @@
             where connection_day.decided_at > {{ changes_from() }}
             {% endif %}
         ) as touched
+        left join {{ source('raw', 'retention_horizon') }} as horizon
+            on touched.org_id = horizon.org_id and touched.provider = horizon.provider
         group by touched.org_id, touched.provider
     ) as merged
 {%- endmacro %}
@@ -91,6 +94,10 @@
     set previous_change_number = excluded.previous_change_number,
         change_number = excluded.change_number,
         updated_at = excluded.updated_at
+        {%- if not is_incremental() %},
+        rows_from = nullif({{ inputs_from() }}, '-infinity')
+        {%- endif %};
+    {{ keep_expired_history() if should_full_refresh() }}
 {%- endmacro %}
 
 {#- Incremental strategy: what stood in the changed windows goes, what was recomputed comes. `window_column` says which

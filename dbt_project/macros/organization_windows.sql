@@ -1,6 +1,7 @@
 {#- For models whose rows are about all providers of an organisation: the windows of `begin_changes`, per organisation and
-    without overlaps. Runs in a hook after it; the model says `window_keys=['org_id']`. -#}
-{% macro organization_windows() -%}
+    without overlaps. Runs in a hook after it; the model says `window_keys=['org_id']`. `reads_records`: such a row needs the
+    records of every provider, so it stays as it is as soon as those of one have expired. -#}
+{% macro organization_windows(reads_records=false) -%}
     create temporary table {{ this.identifier }}_merged on commit drop as
     select
         merged.org_id,
@@ -8,10 +9,14 @@
         upper(merged.span) as window_end
     from (
         select
-            org_id,
-            unnest(range_agg(tstzrange(window_start, window_end))) as span
-        from {{ this.identifier }}_windows
-        group by org_id
+            touched.org_id,
+            unnest(
+                range_agg(tstzrange(touched.window_start, touched.window_end))
+                {%- if reads_records %} * {{ kept_records() }}{% endif %}
+            ) as span
+        from {{ this.identifier }}_windows as touched
+        left join {{ source('raw', 'retention_horizon') }} as horizon on touched.org_id = horizon.org_id
+        group by touched.org_id
     ) as merged;
     drop table pg_temp.{{ this.identifier }}_windows;
     alter table pg_temp.{{ this.identifier }}_merged rename to {{ this.identifier }}_windows;

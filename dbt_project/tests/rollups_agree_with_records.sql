@@ -1,42 +1,8 @@
 {{ config(meta={'dagster': {'ref': {'name': 'daily_usage_rollup'}}}) }}
 -- Per organisation, provider, model and UTC day the daily rollup says what the records that count say. Compares the days that
--- the last build changed (`--vars 'compare: everything'`: all), without those that have changed again since.
-with progress as (
-    select
-        previous_change_number as number_from,
-        change_number as number_to
-    from {{ source('raw', 'model_progress') }}
-    where model = 'daily_usage_rollup'
-),
-
-changes as (
-    select
-        change.org_id,
-        change.provider,
-        date_trunc('day', change.window_start, 'UTC') as span_start,
-        date_trunc('day', change.window_end - interval '1 microsecond', 'UTC') + interval '24 hours' as span_end,
-        change.change_number > progress.number_to as is_later
-    from {{ source('raw', 'usage_changes') }} as change
-    cross join progress
-    {% if var('compare') != 'everything' -%}
-    where change.change_number > progress.number_from
-    {%- endif %}
-),
-
-spans as (
-    select
-        grouped.org_id,
-        grouped.provider,
-        unnest(grouped.built - grouped.later) as span
-    from (
-        select
-            org_id,
-            provider,
-            range_agg(tstzrange(span_start, span_end)) as built,
-            coalesce(range_agg(tstzrange(span_start, span_end)) filter (where is_later), '{}'::tstzmultirange) as later
-        from changes
-        group by org_id, provider
-    ) as grouped
+-- the last build changed (`--vars 'compare: everything'`: all), without those that have changed again since or whose records have expired.
+with spans as (
+    {{ built_spans(['daily_usage_rollup']) }}
 ),
 
 in_records as (

@@ -34,6 +34,12 @@ days as (
                 where progress.model in ('int_user_days', 'daily_usage_rollup')
             )
     )
+    -- Nor where records of any provider have expired: a user's day over all of them is not computed anew from then on.
+    and not exists (
+        select 1
+        from {{ source('raw', 'retention_horizon') }} as horizon
+        where horizon.org_id = spans.org_id and generated.day_start < horizon.kept_from
+    )
 ),
 
 in_activity as (

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from tests.dbt.usage_case import UsageCase
 from tokentra_dagster.runtime import TELEMETRY_OFF
 from tokentra_dagster.transform import project_folder
 from tokentra_dagster.warehouse.database import Database
@@ -52,3 +55,29 @@ def build(request: pytest.FixtureRequest, database: Database, dbt_target: Path) 
         return done.stdout
 
     return run
+
+
+@contextmanager
+def database_named(name: str, server_url: str, template: str) -> Iterator[Database]:
+    """A migrated database that several tests read."""
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        connection.execute(f'ALTER DATABASE {name} SET search_path = "$user", public, app, raw, marts, analytics')
+        yield Database(server_url.rsplit("/", 1)[0] + "/" + name)
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def run_models(database: Database, target: Path) -> None:
+    """`dbt run`, without the tests of a build."""
+    command, env = dbt_command(database, target, "run")
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+@pytest.fixture(scope="session")
+def acme(server_url: str, template_database: str, dbt_target: Path) -> Iterator[UsageCase]:
+    """A built warehouse with every kind of usage in a week of one organisation; tests only read it."""
+    with database_named("acme_usage", server_url, template_database) as database:
+        case = UsageCase.load(database)
+        run_models(database, dbt_target)
+        yield case

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-from tests.warehouse_data import DAY, HOUR, connection, load, one, record, rows
+from tests.warehouse_data import DAY, HOUR, connection, load, one, record
 
 MODELS = "+daily_usage_rollup +usage_coverage"
 
@@ -48,42 +46,3 @@ def test_a_view_made_from_other_sql_is_made_anew(database, build):
         db.execute("CREATE VIEW marts.usage_coverage AS SELECT 1 AS nothing")
     build("run")
     assert one(database, "SELECT count(is_complete) FROM marts.usage_coverage") == 1
-
-
-def test_every_description_reaches_the_database_and_only_a_different_one_is_written_again(database, build, dbt_target):
-    load(database, connection(database), [record()])
-    build("run")
-    _assert_described(database, dbt_target)
-    written = (
-        "SELECT objoid::regclass::text AS relation, objsubid, xmin::text AS written FROM pg_description "
-        "WHERE objoid::regclass::text LIKE ANY ('{marts.%%,intermediate.%%,staging.%%}') ORDER BY 1, 2"
-    )
-    before = rows(database, written)
-    build("run")
-    assert rows(database, written) == before
-    with database.connect() as db:
-        db.execute("COMMENT ON COLUMN marts.daily_usage_rollup.request_count IS 'something else'")
-    build("run")
-    _assert_described(database, dbt_target)
-
-
-def _assert_described(database, dbt_target) -> None:
-    models = [
-        node
-        for node in json.loads((dbt_target / "manifest.json").read_text())["nodes"].values()
-        if node["resource_type"] == "model"
-    ]
-    expected = {
-        (f"{model['schema']}.{model['name']}", column["name"]): column["description"]
-        for model in models
-        for column in model["columns"].values()
-    } | {(f"{model['schema']}.{model['name']}", None): model["description"] for model in models if model["description"]}
-    found = rows(
-        database,
-        "SELECT s.nspname || '.' || c.relname AS relation, a.attname AS name, d.description FROM pg_description AS d "
-        "JOIN pg_class AS c ON c.oid = d.objoid JOIN pg_namespace AS s ON s.oid = c.relnamespace "
-        "LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.objsubid AND d.objsubid > 0 "
-        "WHERE d.classoid = 'pg_class'::regclass AND s.nspname IN ('staging', 'intermediate', 'marts')",
-    )
-    assert len(expected) > 100
-    assert {(row["relation"], row["name"]): row["description"] for row in found} == expected

@@ -9,7 +9,6 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psycopg
 import pytest
 
 from tests.dbt.metric_queries import Metrics
@@ -311,10 +310,24 @@ def test_a_metric_can_be_restricted_to_values_of_a_dimension_and_to_a_period(dat
     assert float(found["requests_per_minute"]) == pytest.approx(4 / (2 * 1440))
 
 
-def test_only_latency_histograms_have_a_sum_in_the_database(database):
-    """The aggregate that metrics use must not make sums over other jsonb meaningful."""
-    add = "SELECT sum(h) AS s FROM (VALUES {}) AS v (b), LATERAL (SELECT row(b)::marts.latency_histogram AS h) AS one"
-    assert one(database, add.format("""('{"1": 2}'::jsonb), (NULL), ('{"1": 3, "7": 1}')""")) == {"1": 5, "7": 1}
-    assert one(database, add.format("(NULL::jsonb)")) is None
-    with pytest.raises(psycopg.errors.UndefinedFunction):
-        one(database, "SELECT sum(b) FROM (VALUES ('{}'::jsonb)) AS v (b)")
+def test_the_metrics_of_a_period_are_those_of_get_usage_summary(database, metrics):
+    """Defined twice, so compared: the function reads marts of its own choice, for a program; the metric is for a BI tool."""
+    usage = _usage()
+    _load(database, usage)
+    asked = metrics()
+    for org in ("acme", "globex"):
+        days, org_id = _days(usage, org), one(database, "SELECT id FROM app.organizations WHERE name = %s", org)
+        (wanted,) = rows(
+            database,
+            "SELECT total_requests, input_tokens, output_tokens, total_tokens, cached_tokens, cache_creation_tokens, "
+            "avg_latency_ms AS average_latency, p50_latency_ms AS p50_latency, p95_latency_ms AS p95_latency, "
+            "p99_latency_ms AS p99_latency, error_requests AS error_count, error_rate, 100 - error_rate AS success_rate, "
+            "tokens_per_request, requests_per_minute, unique_users AS active_users, unique_features AS active_features "
+            "FROM get_usage_summary(%s, %s::timestamptz, %s::timestamptz)",
+            org_id, days[0], days[-1] + timedelta(days=1),
+        )  # fmt: skip
+        (found,) = asked.query(ALL, where=[f"{{{{ Entity('org_id') }}}} = '{org_id}'"])
+        found["average_latency"] = round(found["average_latency"])
+        assert {name: float(value) for name, value in found.items()} == pytest.approx(
+            {name: float(value) for name, value in wanted.items()}
+        )

@@ -12,6 +12,8 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.optimizer.scope import traverse_scope
 
+from tests.warehouse_data import connection, load, record, rows
+
 DOCUMENTED = ("nodes", "sources", "macros", "exposures", "metrics", "semantic_models")
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -94,6 +96,45 @@ def _columns(statement: str) -> Iterator[tuple[tuple[str, str], str]]:
             alias = column.table or (next(iter(scope.sources)) if len(scope.sources) == 1 else "")
             if alias in tables:
                 yield tables[alias], column.name
+
+
+def test_every_description_reaches_the_database_and_only_a_different_one_is_written_again(database, build, dbt_target):
+    load(database, connection(database), [record()])
+    build("run")
+    _assert_described(database, dbt_target)
+    written = (
+        "SELECT objoid::regclass::text AS relation, objsubid, xmin::text AS written FROM pg_description "
+        "WHERE objoid::regclass::text LIKE ANY ('{marts.%%,intermediate.%%,staging.%%}') ORDER BY 1, 2"
+    )
+    before = rows(database, written)
+    build("run")
+    assert rows(database, written) == before
+    with database.connect() as db:
+        db.execute("COMMENT ON COLUMN marts.daily_usage_rollup.request_count IS 'something else'")
+    build("run")
+    _assert_described(database, dbt_target)
+
+
+def _assert_described(database, dbt_target) -> None:
+    models = [
+        node
+        for node in json.loads((dbt_target / "manifest.json").read_text())["nodes"].values()
+        if node["resource_type"] == "model"
+    ]
+    expected = {
+        (f"{model['schema']}.{model['name']}", column["name"]): column["description"]
+        for model in models
+        for column in model["columns"].values()
+    } | {(f"{model['schema']}.{model['name']}", None): model["description"] for model in models if model["description"]}
+    found = rows(
+        database,
+        "SELECT s.nspname || '.' || c.relname AS relation, a.attname AS name, d.description FROM pg_description AS d "
+        "JOIN pg_class AS c ON c.oid = d.objoid JOIN pg_namespace AS s ON s.oid = c.relnamespace "
+        "LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.objsubid AND d.objsubid > 0 "
+        "WHERE d.classoid = 'pg_class'::regclass AND s.nspname IN ('staging', 'intermediate', 'marts')",
+    )
+    assert len(expected) > 100
+    assert {(row["relation"], row["name"]): row["description"] for row in found} == expected
 
 
 def test_the_page_of_metrics_says_what_the_definitions_say(database, build, dbt_target):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,12 +17,12 @@ from tokentra_dagster.warehouse.embedded import EmbeddedServer
 
 
 @pytest.fixture
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("home")
-    for parent in (folder, *folder.parents):
-        if parent.stat().st_mode & 0o055 != 0o055:
-            parent.chmod(parent.stat().st_mode | 0o055)
-    return folder / "var"
+def home() -> Iterator[Path]:
+    """Not pytest's own folder: another pytest that starts meanwhile makes that one private again."""
+    folder = Path(tempfile.mkdtemp(prefix="tokentra-test-"))
+    folder.chmod(0o755)
+    yield folder / "var"
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_it_survives_the_process_that_started_it_and_stops_on_request(home: Path) -> None:

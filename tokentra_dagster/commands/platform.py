@@ -107,3 +107,46 @@ def db_migrate() -> None:
     opened = Database.open(settings())
     changed = migrate(opened)
     click.echo(f"{'Migrated to' if changed else 'Already at'} {current(opened)}.")
+
+
+@database.command("grant-reader")
+@click.argument("name")
+@click.option(
+    "--org", "organizations", multiple=True, metavar="ORG", help="Organisation whose usage it reads; may be given again."
+)
+@click.option("--all-orgs", is_flag=True, help="It reads every organisation's usage.")
+@click.option(
+    "--secret",
+    help="Where its password is: env:NAME or file:PATH. Without it a new login's password is made up and printed once.",
+)
+@click.option("--json", "as_json", is_flag=True)
+def db_grant_reader(name: str, organizations: tuple[str, ...], all_orgs: bool, secret: str | None, as_json: bool) -> None:
+    """Make or change the login NAME that reads the marts of some organisations: for BI tools and programs."""
+    from tokentra_dagster.ingest.sync import resolve_secret
+    from tokentra_dagster.warehouse.access import grant_reader
+
+    password = resolve_secret(secret) if secret else None
+    opened = open_database()
+    with opened.connect() as db:
+        granted = grant_reader(db, name, organizations=organizations, all_organizations=all_orgs, password=password)
+    seen = "every organisation" if all_orgs else ", ".join(organizations)
+    if as_json:
+        echo_json(
+            {"name": name, "organizations": None if all_orgs else list(organizations), "address": opened.public_address,
+             "is_new": granted.is_new, "password": granted.password}
+        )  # fmt: skip
+        return
+    click.echo(f"{name} {'is new and' if granted.is_new else 'now'} reads {seen} at {opened.public_address}.")
+    if granted.password:
+        click.echo(f"Its password, shown only now: {granted.password}")
+
+
+@database.command("revoke-reader")
+@click.argument("name")
+def db_revoke_reader(name: str) -> None:
+    """Take the reader NAME away and end its sessions."""
+    from tokentra_dagster.warehouse.access import revoke_reader
+
+    with open_database().connect() as db:
+        revoke_reader(db, name)
+    click.echo(f"{name} reads nothing any more.")

@@ -25,6 +25,7 @@ from tokentra_dagster.providers.base import Window
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import Connection, ConnectionRow
 from tokentra_dagster.warehouse.partitions import ensure_partitions
+from tokentra_dagster.warehouse.retention import RETENTION_LOCK
 
 CHANGE_LOCK = 7_265_003
 COPY = f"COPY raw.usage_records ({', '.join(COPIED)}) FROM STDIN (FORMAT csv)"
@@ -48,6 +49,7 @@ def load_window(
         _fail_crashed(db, connection)
         _begin(db, connection, window, kind, result.sync_id, run_id, settles_after, now)
         try:
+            _refuse_expired(db, connection, window)
             if prepare:
                 prepare()
             target = Target(
@@ -133,6 +135,8 @@ def _begin(
     settles_after: timedelta, now: datetime | None,
 ) -> None:  # fmt: skip
     started = now or datetime.now(UTC)
+    # Retention either sees this row, or this load the horizon that retention moved.
+    db.execute("SELECT pg_advisory_xact_lock_shared(%s)", [RETENTION_LOCK])
     db.execute(
         "INSERT INTO raw.sync_history (id, org_id, provider_connection_id, kind, granularity, window_start, window_end, "
         "covered_until, final_before, run_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
@@ -142,6 +146,20 @@ def _begin(
         ],
     )  # fmt: skip
     db.commit()
+
+
+def _refuse_expired(db: Connection, connection: ConnectionRow, window: Window) -> None:
+    """Builds never compute expired usage anew: what was loaded there would count nowhere, and go with the next retention."""
+    row = db.execute(
+        "SELECT kept_from FROM raw.retention_horizon WHERE org_id = %s AND provider = %s AND kept_from > %s",
+        [connection.org_id, connection.provider, window.start],
+    ).fetchone()
+    db.commit()
+    if row:
+        raise PermanentError(
+            f"{connection.label}: records of {connection.provider} before {row['kept_from']:%Y-%m-%d} have expired and would not be "
+            f"counted again; the window starts at {window.start:%Y-%m-%d %H:%M} UTC. Nothing was loaded; start at {row['kept_from']:%Y-%m-%d}."
+        )
 
 
 def _spool_then_replace(

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import psycopg.sql
 
+from tokentra_dagster.warehouse.access import apply_access
 from tokentra_dagster.warehouse.database import DAGSTER_SCHEMA, SEARCH_PATH, Database
 
 FOLDER = Path(__file__).parent / "migrations"
@@ -41,6 +42,7 @@ def migrate(database: Database, target: str = "head") -> bool:
             return False
         command.upgrade(configuration(database), target)
         _set_search_path(guard, database)
+        apply_access(guard)
     return True
 
 

@@ -6,6 +6,7 @@ readers of the other months, as `CREATE TABLE ... PARTITION OF` would.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +29,12 @@ def months(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]
 def partition_name(month: datetime) -> str:
     """As in the specification: `usage_records_y2025m01`."""
     return f"usage_records_y{month.year:04d}m{month.month:02d}"
+
+
+def partition_month(name: str) -> datetime | None:
+    """The first moment of the month that a partition of this name holds; None for any other table."""
+    found = re.fullmatch(r"usage_records_y(\d{4})m(\d{2})", name)
+    return datetime(int(found[1]), int(found[2]), 1, tzinfo=UTC) if found else None
 
 
 def ensure_partitions(connection: psycopg.Connection[Any], start: datetime, end: datetime) -> list[str]:

@@ -3,7 +3,7 @@
     incremental_strategy='replace_windows',
     window_column='activity_date',
     window_keys=['org_id'],
-    pre_hook=["{{ begin_changes(follows='int_connection_days', width='day') }}", "{{ organization_windows() }}"],
+    pre_hook=["{{ begin_changes(follows='int_connection_days', width='day') }}", "{{ organization_windows(reads_records=true) }}"],
     post_hook=["{{ end_changes() }}"],
     indexes=[
         {'columns': ['id'], 'unique': true},

@@ -4,6 +4,7 @@
     window_column='date',
     pre_hook=["{{ begin_changes(follows=['daily_usage_rollup', 'daily_usage_by_api_key'], width='day') }}"],
     post_hook=["{{ end_changes() }}"],
+    meta={'kept_longer_days': 31},
     indexes=[
         {'columns': ['org_id', 'provider', 'date']},
         {'columns': ['org_id', 'entity_kind', 'date', 'entity_id']},

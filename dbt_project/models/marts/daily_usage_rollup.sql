@@ -4,7 +4,7 @@
     window_column='date',
     pre_hook=["{{ begin_changes(follows='hourly_usage_rollup', width='day') }}"],
     post_hook=["{{ end_changes() }}"],
-    indexes=[{'columns': ['org_id', 'provider', 'date']}],
+    indexes=[{'columns': ['org_id', 'provider', 'date']}, {'columns': ['org_id', 'date']}],
 ) }}
 -- Days are the sum of their hours, and of the day records of connections whose day counts as a whole.
 with parts as (

@@ -4,6 +4,6 @@
     window_column='hour',
     pre_hook=["{{ begin_changes(follows='int_connection_days') }}"],
     post_hook=["{{ end_changes() }}"],
-    indexes=[{'columns': ['org_id', 'provider', 'hour']}, {'columns': ['org_id', 'user_id', 'hour']}],
+    indexes=[{'columns': ['org_id', 'provider', 'hour']}, {'columns': ['org_id', 'hour']}, {'columns': ['org_id', 'user_id', 'hour']}],
 ) }}
 {{ hourly_usage_by('user_id') }}

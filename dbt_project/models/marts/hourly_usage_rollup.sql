@@ -4,7 +4,7 @@
     window_column='hour',
     pre_hook=["{{ begin_changes(follows='int_connection_days') }}"],
     post_hook=["{{ end_changes() }}"],
-    indexes=[{'columns': ['org_id', 'provider', 'hour']}],
+    indexes=[{'columns': ['org_id', 'provider', 'hour']}, {'columns': ['org_id', 'hour']}],
 ) }}
 -- Records are read by ranges of their key, day by day: an equality on the record's own day would read the whole connection each time.
 with records as (

@@ -1,5 +1,6 @@
 select
     id as org_id,
     name as org_name,
-    currency
+    currency,
+    time_zone
 from {{ source('app', 'organizations') }}

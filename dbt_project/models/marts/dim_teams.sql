@@ -1,0 +1,6 @@
+select
+    id as team_id,
+    org_id,
+    name as team_name,
+    created_at
+from {{ source('app', 'teams') }}

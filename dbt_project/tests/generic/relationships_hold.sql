@@ -1,0 +1,18 @@
+{#- Every row of `rows_of` finds its row here by `columns`. Looks at what the last build changed (`--vars 'compare: everything'`: all). -#}
+{% test relationships_hold(model, rows_of, columns) %}
+with spans as (
+    {{ built_spans(['int_connection_model_days', rows_of]) }}
+)
+
+select distinct usage.{{ columns | join(', usage.') }}
+from spans
+inner join {{ ref(rows_of) }} as usage
+    on
+        spans.org_id = usage.org_id
+        and spans.provider = usage.provider
+        and usage.date >= {{ window_edge('lower(spans.span)', 'date') }}
+        and usage.date < {{ window_edge('upper(spans.span)', 'date') }}
+except
+select {{ columns | join(', ') }}
+from {{ model }}
+{% endtest %}

@@ -1,0 +1,194 @@
+"""The worked examples: what the specification's own services answer for real rows, ours must too."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from psycopg.types.json import Jsonb
+
+from tests.dbt.conftest import database_named, run_models
+from tests.warehouse_data import connection, load, record, rows
+from tokentra_dagster.records import UsageRecord
+from tokentra_dagster.warehouse.database import Database
+
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
+pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the worked examples are not beside this checkout (../shared/golden)")
+COUNTS = (
+    "request_count",
+    "success_count",
+    "error_count",
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "total_latency_ms",
+)
+TEXTS = ("model", "request_type", "feature", "environment", "api_key_id", "user_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    database: Database
+    org_id: UUID
+    case: dict[str, Any]
+    expected: dict[str, Any]
+
+    def call(self, statement: str, *arguments: Any) -> list[dict[str, Any]]:
+        return rows(self.database, f"SELECT * FROM {statement}", *arguments)
+
+    @property
+    def period(self) -> tuple[UUID, str, str]:
+        return self.org_id, self.case["start"], self.case["end"]
+
+
+@pytest.fixture(scope="module", params=["agents", "cluster"])
+def example(request, server_url: str, template_database: str, dbt_target: Path) -> Iterator[Example]:
+    folder = GOLDEN / request.param
+    granularity = "1m" if request.param == "agents" else "1h"
+    with gzip.open(folder / "rows.csv.gz", "rt") as file:
+        lines = list(csv.DictReader(file))
+    items = [_record(line, granularity) for line in lines]
+    start = min(item.bucket_start for item in items).replace(hour=0, minute=0)
+    end = max(item.bucket_end for item in items) + timedelta(days=1)
+    with database_named(f"golden_{request.param}", server_url, template_database) as database:
+        row = connection(database, provider=lines[0]["provider"])
+        load(database, row, items, start, end.replace(hour=0, minute=0), granularity)
+        run_models(database, dbt_target)
+        case, expected = (json.loads((folder / f"{name}.json").read_text()) for name in ("case", "expected"))
+        yield Example(database, row.org_id, case, expected)
+
+
+def _record(line: dict[str, str], granularity: str) -> UsageRecord:
+    fields: dict[str, Any] = {name: int(line[name]) for name in COUNTS} | {name: line[name] or None for name in TEXTS}
+    return record(datetime.fromisoformat(line["timestamp"]), granularity, reported_cost=Decimal(line["estimated_cost"]), **fields)
+
+
+def same(found: Any, expected: Any) -> bool:
+    """Counts and names exactly, other numbers to 1e-9."""
+    if isinstance(expected, float):
+        return float(found) == pytest.approx(expected, rel=1e-9)
+    if isinstance(expected, int) and not isinstance(found, int):
+        return float(found) == pytest.approx(expected, rel=1e-9)
+    return found == expected
+
+
+def assert_same(row: dict[str, Any], expected: dict[str, Any], columns: dict[str, str]) -> None:
+    wrong = {name: (row[column], expected[name]) for name, column in columns.items() if not same(row[column], expected[name])}
+    assert wrong == {}
+
+
+SUMMARY = {
+    "totalTokens": "total_tokens", "inputTokens": "input_tokens", "outputTokens": "output_tokens", "cachedTokens": "cached_tokens",
+    "totalRequests": "total_requests", "successRequests": "success_requests", "errorRequests": "error_requests",
+    "errorRate": "error_rate", "cacheHitRate": "cache_hit_rate", "tokensPerRequest": "tokens_per_request",
+    "avgLatencyMs": "avg_latency_ms", "estimatedCost": "estimated_cost", "requestsPerMinute": "requests_per_minute",
+    "uniqueModels": "unique_models",
+}  # fmt: skip
+ITEM = {
+    "dimensionValue": "dimension_value", "totalTokens": "total_tokens", "inputTokens": "input_tokens", "outputTokens": "output_tokens",
+    "requestCount": "request_count", "errorCount": "error_count", "estimatedCost": "estimated_cost", "percentage": "percentage",
+}  # fmt: skip
+
+
+def test_the_summary(example: Example) -> None:
+    (found,) = example.call("get_usage_summary(%s, %s, %s)", *example.period)
+    assert_same(found, example.expected["summary"], SUMMARY)
+
+
+@pytest.mark.parametrize("width", ["hour", "day", "week", "month"])
+@pytest.mark.parametrize("metric", ["tokens", "requests"])
+def test_the_trends(example: Example, width: str, metric: str) -> None:
+    expected = example.expected[f"trend.{width}.{metric}"]["data"]
+    found = example.call("get_usage_trend(%s, %s, %s, %s, %s)", *example.period, width, metric)
+    assert [row["time_bucket"] for row in found] == [datetime.fromisoformat(point["timestamp"]) for point in expected]
+    names = {
+        "value": "value",
+        "inputTokens": "input_tokens",
+        "outputTokens": "output_tokens",
+        "requests": "requests",
+        "errorRate": "error_rate",
+    }
+    for row, point in zip(found, expected, strict=True):
+        assert_same(row, point, names)
+
+
+@pytest.mark.parametrize("dimension", ["provider", "model", "modelFamily", "feature", "environment", "apiKey", "requestType"])
+def test_the_breakdowns(example: Example, dimension: str) -> None:
+    """The examples stop at ten items; ours has the rest as one more (correction 15)."""
+    expected = example.expected[f"breakdown.{dimension}"]["items"]
+    found = example.call("get_usage_breakdown(%s, %s, %s, %s)", *example.period, dimension)
+    for row, item in zip(found[: len(expected)], expected, strict=True):
+        assert_same(row, item, ITEM | {"avgLatencyMs": "avg_latency_ms"})
+    assert all(row["is_other"] for row in found[len(expected) :])
+    assert sum(row["total_tokens"] for row in found) == example.expected["summary"]["totalTokens"]
+
+
+def test_the_drilldown(example: Example) -> None:
+    expected = example.expected["drilldown"]
+    path = Jsonb({expected["primaryDimension"]: expected["primaryValue"]})
+    found = example.call("get_usage_drilldown(%s, %s, %s, %s, %s)", *example.period, path, expected["secondaryDimension"])
+    for row, item in zip(found, expected["items"], strict=True):
+        assert_same(row, item, ITEM)
+
+
+def test_the_coverage(example: Example) -> None:
+    found = {row["dimension"]: row for row in example.call("get_usage_coverage(%s, %s, %s)", *example.period)}
+    names = {
+        "attributedRecords": "attributed_records", "attributedTokens": "attributed_tokens", "recordCoveragePct": "record_coverage_pct",
+        "tokenCoveragePct": "token_coverage_pct", "totalRecords": "total_records", "totalTokens": "total_tokens",
+    }  # fmt: skip
+    for dimension, expected in example.expected["coverage"]["dimensions"].items():
+        assert_same(found["cost_center" if dimension == "costCenter" else dimension], expected, names)
+
+
+@pytest.mark.parametrize("order", ["tokens", "requests", "cost"])
+def test_the_users_as_the_user_report_has_them(example: Example, order: str) -> None:
+    expected = {user["userIdentifier"]: user for user in example.expected[f"userReport.{order}"]["users"]}
+    found = example.call("get_top_users(%s, %s, %s, %s, %s)", *example.period, len(expected), order)
+    names = {
+        "totalTokens": "total_tokens", "inputTokens": "input_tokens", "outputTokens": "output_tokens", "requestCount": "request_count",
+        "errorCount": "error_count", "estimatedCost": "estimated_cost", "modelUsage": "model_usage", "activeDays": "active_days",
+    }  # fmt: skip
+    ordered = {"tokens": "totalTokens", "requests": "requestCount", "cost": "estimatedCost"}[order]
+    ranks = [float(user[ordered]) for user in expected.values()]
+    assert [float(row[names[ordered]]) for row in found] == pytest.approx(ranks, rel=1e-9)
+    for row in found:
+        # Users with the very same figure may swap at the end of the list.
+        if row["user_identifier"] in expected:
+            user = expected[row["user_identifier"]]
+            assert_same(row, user, names)
+            assert row["feature_usage"] == user["featureUsage"]
+            assert row["last_activity_at"] == datetime.fromisoformat(user["lastActivity"])
+
+
+def test_the_comparison(example: Example) -> None:
+    """All values, and a change from zero has no percentage (corrections 18, 23)."""
+    if "comparativeBreakdown" not in example.expected:
+        pytest.skip("this example has nothing before")
+    expected = example.expected["comparativeBreakdown"]
+    found = example.call(
+        "get_usage_comparison(%s, %s, %s, %s, %s, 'model')", *example.period, example.case["prevStart"], example.case["prevEnd"]
+    )
+    by_model = {row["dimension_value"]: row for row in found}
+    for item in expected["comparisons"]:
+        row = by_model[item["dimensionValue"]]
+        assert (row["token_change"], row["request_change"], row["is_new"]) == (
+            item["tokenChange"], item["requestChange"], item["isNew"],
+        )  # fmt: skip
+        assert same(row["token_change_pct"], item.get("tokenChangePercent"))
+    assert sum(row["is_new"] for row in found) == expected["summary"]["newItems"]
+    assert sum(row["is_churned"] for row in found) == expected["summary"]["churnedItems"]
+    (total,) = example.call(
+        "get_usage_comparison(%s, %s, %s, %s, %s)", *example.period, example.case["prevStart"], example.case["prevEnd"]
+    )
+    assert total["token_change"] == expected["summary"]["totalGrowth"]
+    assert same(total["token_change_pct"], expected["summary"]["growthPercent"])
