@@ -17,9 +17,7 @@ from tokentra_dagster.latency import latency_percentile
 from tokentra_dagster.records import UsageRecord
 from tokentra_dagster.warehouse.database import Database
 
-MODELS = (
-    "+daily_usage_rollup +daily_usage_by_user +daily_usage_by_api_key metricflow_time_spine usage_metric_users usage_metric_days"
-)
+MODELS = "+daily_usage_rollup +daily_usage_by_user +daily_usage_by_api_key +daily_active_entities stg_app__organizations metricflow_time_spine usage_metric_users usage_metric_days"
 ADDITIVE = (
     "total_requests",
     "input_tokens",
