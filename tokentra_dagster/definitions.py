@@ -7,7 +7,8 @@ from typing import Any
 
 import dagster as dg
 
-from tokentra_dagster.ingest.definitions import raw_layer
+# As a module: Dagster refuses two Definitions under names of this one.
+from tokentra_dagster.ingest import definitions as ingest
 from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.retention import retention_job, retention_schedule
 from tokentra_dagster.settings import Settings
@@ -27,14 +28,14 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     """Everything Dagster knows of us. `overrides` replaces resources by name, for tests."""
     models, dbt = dbt_definitions(Settings.from_environment())
     return dg.Definitions(
-        assets=[*(raw_layer.assets or ()), models],
+        assets=[*(ingest.raw_layer.assets or ()), models],
         jobs=[
-            *(raw_layer.jobs or ()),
+            *(ingest.raw_layer.jobs or ()),
             retention_job,
             dg.define_asset_job("build_job", selection=dg.AssetSelection.assets(models)),
         ],
-        asset_checks=raw_layer.asset_checks,
-        schedules=[*(raw_layer.schedules or ()), retention_schedule],
+        asset_checks=ingest.raw_layer.asset_checks,
+        schedules=[*(ingest.raw_layer.schedules or ()), retention_schedule],
         sensors=[AUTOMATION],
         resources={"warehouse": Warehouse(), "dbt": dbt, **(overrides or {})},
     )

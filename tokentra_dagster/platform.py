@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -76,10 +77,28 @@ def _wait_for_ui(parts: dict[str, subprocess.Popen[bytes]], port: int, home: Pat
         _complain_about_ended(parts, home)
         try:
             with urllib.request.urlopen(f"http://{HOST}:{port}/server_info", timeout=2):
-                return
+                break
         except OSError:
             time.sleep(0.3)
-    raise TokenTraError(f"The Dagster UI did not answer within {seconds:.0f} s; see {home}/dagster-webserver.log.")
+    else:
+        raise TokenTraError(f"The Dagster UI did not answer within {seconds:.0f} s; see {home}/dagster-webserver.log.")
+    if error := _load_error(port):
+        raise TokenTraError(f"The Dagster UI could not load our definitions: {error}")
+
+
+_LOADED = (
+    "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { ... on PythonError { message } } } } } }"
+)
+
+
+def _load_error(port: int) -> str | None:
+    """What the UI would show instead of our assets, if anything."""
+    body = json.dumps({"query": _LOADED}).encode()
+    request = urllib.request.Request(f"http://{HOST}:{port}/graphql", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        entries = json.load(response)["data"]["workspaceOrError"]["locationEntries"]
+    messages = [entry["locationOrLoadError"].get("message") for entry in entries if entry["locationOrLoadError"]]
+    return next((message.strip() for message in messages if message), None)
 
 
 def _complain_about_ended(parts: dict[str, subprocess.Popen[bytes]], home: Path) -> None:
