@@ -19,7 +19,7 @@ from tokentra_dagster.runtime import prepare
 from tokentra_dagster.settings import Settings
 from tokentra_dagster.summary import summarize
 from tokentra_dagster.warehouse.database import Database
-from tokentra_dagster.warehouse.directory import add_connection, add_organization, add_rule, organization_id
+from tokentra_dagster.warehouse.directory import add_connection, add_organization, add_rule, disable_connection, organization_id
 
 ORGANIZATIONS = ("acme", "globex")
 SECRETS = {"openai": "sk-admin-{org}", "anthropic": "sk-ant-admin01-{org}"}
@@ -45,6 +45,7 @@ def run_demo(settings: Settings, days: int) -> None:
                         raise TokenTraError(f"{org}/{provider} was not synced: {_failures(database, outcome.run_id)}")
         with _step("dbt build and checks"):
             outcome = must_succeed(run_job("build_job"), "The build")
+    _rest(database)
     if outcome.failed_checks:
         raise TokenTraError(f"Checks failed: {'; '.join(outcome.failed_checks)}")
     _show(database, start, end)
@@ -63,6 +64,14 @@ def _set_up(database: Database, simulator) -> None:  # type: ignore[no-untyped-d
                 )
             for fill in simulator.simulation.attribution(name):
                 add_rule(db, org=name, **fill)
+
+
+def _rest(database: Database) -> None:
+    """The simulator is gone, so the hourly syncs of `tokentra up` must not ask it. What was synced stays; a second demo wakes them."""
+    with database.connect() as db:
+        for name in ORGANIZATIONS:
+            for provider in SECRETS:
+                disable_connection(db, f"{name}/{provider}")
 
 
 def _failures(database: Database, run_id: str) -> str:
