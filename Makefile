@@ -30,7 +30,7 @@ up: .venv/ready ## start the platform and the Dagster UI; Ctrl-C stops what it s
 	@$(BIN)/tokentra up
 
 test: .venv/ready ## set up and run all tests
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/ready ## ruff, mypy (strict), sqlfluff
 	@$(BIN)/ruff check .
