@@ -33,11 +33,13 @@ def _costs(source: Source, start: datetime, end: datetime) -> list[CostRecord]:
     return costs
 
 
-def test_stored_bytes_are_a_level_and_not_a_flow(openai):
+def test_stored_bytes_are_a_level_that_becomes_byte_hours(openai):
     by_width = {width: _usage(openai(endpoints="vector_stores"), YESTERDAY, TODAY, width) for width in ("1h", "1d")}
-    assert len(by_width["1h"]) == 24 and len(by_width["1d"]) == 1
-    assert by_width["1h"][-1].quantity == by_width["1d"][0].quantity
-    assert by_width["1h"][0].quantity <= by_width["1h"][-1].quantity < 2 * by_width["1h"][0].quantity
+    hours, (day,) = by_width["1h"], by_width["1d"]
+    levels = [hour.metadata["usage_bytes"] for hour in hours]
+    assert len(hours) == 24 and levels[-1] == day.metadata["usage_bytes"]
+    assert levels[0] <= levels[-1] < 2 * levels[0]
+    assert [hour.quantity for hour in hours] == levels and day.quantity == 24 * levels[-1]
 
 
 def test_the_details_of_tokens_add_up_as_documented(openai):
