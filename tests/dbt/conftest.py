@@ -35,6 +35,7 @@ def dbt_command(database: Database, target: Path, *arguments: str) -> tuple[list
 
 CHECKED = ("build", "--exclude-resource-type", "unit_test")
 """Models and the tests of their data."""
+MODELS_ONLY = ("run",)
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
+from tests.dbt.conftest import MODELS_ONLY
 from tests.quota_data import change, delete, quota, specification_status, status_at
 from tests.warehouse_data import DAY, HOUR, connection, load, one, record, rows
 
 D = timedelta(days=1)
 MODELS = "+quota_usage_history +quota_status"
-MODELS_ONLY = ("run",)
 
 
 def test_all_four_limits_count_and_exactly_on_a_limit_is_not_exceeded(database, build):

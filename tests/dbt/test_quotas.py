@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from tests.dbt.conftest import MODELS_ONLY
 from tests.quota_calendar import period_of, periods_of
 from tests.quota_data import change, delete, history, quota, specification_usage
 from tests.warehouse_data import DAY, HOUR, connection, load, one, record, rows
 
 D = timedelta(days=1)
 MODELS = "+quota_usage_history +quota_status +daily_usage_rollup"
-MODELS_ONLY = ("run",)
 NAMES = {"team": "teams", "project": "projects"}
 
 

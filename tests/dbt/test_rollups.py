@@ -16,12 +16,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.dbt.conftest import dbt_command
+from tests.dbt.conftest import MODELS_ONLY, dbt_command
 from tests.warehouse_data import DAY, HOUR, connection, load, one, record, rows
 from tokentra_dagster.ingest.authority import set_authority
 from tokentra_dagster.records import GRANULARITIES, GRANULARITY_SECONDS
 
-MODELS_ONLY = ("run",)
 MODELS = "+daily_usage_rollup +usage_coverage"
 SPEC_HOURLY = (
     "SELECT date_trunc('hour', timestamp) AS hour, sum(input_tokens)::bigint AS i FROM raw.usage_records GROUP BY 1 ORDER BY 1"

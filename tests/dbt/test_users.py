@@ -11,8 +11,7 @@ from decimal import Decimal
 
 from psycopg.types.json import Jsonb
 
-from tests.dbt.conftest import dbt_command
-from tests.dbt.test_rollups import MODELS_ONLY
+from tests.dbt.conftest import MODELS_ONLY, dbt_command
 from tests.warehouse_data import DAY, HOUR, connection, load, one, record, rows
 from tokentra_dagster.ingest.authority import set_authority
 from tokentra_dagster.ingest.load import log_change

@@ -10,7 +10,8 @@ from itertools import pairwise
 
 from hypothesis import HealthCheck, Phase, given, settings
 
-from tests.dbt.test_rollups import MODELS_ONLY, STEPS, Expected, apply_step
+from tests.dbt.conftest import MODELS_ONLY
+from tests.dbt.test_rollups import STEPS, Expected, apply_step
 from tests.dbt.test_users import MINUTE, MODELS, ONE_DAY, TEST_EVERYTHING  # noqa: F401 - MODELS is for `build`
 from tests.warehouse_data import connection, rows
 
