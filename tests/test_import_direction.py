@@ -22,6 +22,8 @@ ALLOWED: dict[str, set[str]] = {
     "providers": {"errors", "records"},
     "simulator": {"errors", "records"},
     "warehouse": {"errors", "settings", "records"},
+    "analytics": {"errors", "price_list"},
+    "usage_source": {"errors", "analytics", "warehouse"},
     "runtime": {"settings", "warehouse"},
     "resources": {"runtime", "settings", "warehouse"},
     "ingest": {*LEAVES, "pricing", "model_names", "providers", "warehouse", "resources"},
@@ -43,6 +45,8 @@ NOT_FOR = {
     "records": {"psycopg", "sqlalchemy", "dagster", "pyarrow"},
     "warehouse": VENDORS,
     "summary": {"dagster", "pyarrow", "sqlalchemy"},
+    "analytics": {"psycopg", "sqlalchemy", "dagster", "pyarrow", *VENDORS},
+    "usage_source": {"sqlalchemy", "dagster", *VENDORS},
     "simulator": {"psycopg", "dagster", *VENDORS},
 }
 

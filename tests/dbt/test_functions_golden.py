@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import pandas as pd
 import pytest
 from psycopg.types.json import Jsonb
 
+from tests.analytics.golden import golden_case
 from tests.dbt.conftest import database_named, run_models
 from tests.warehouse_data import connection, load, record, rows
+from tokentra_dagster.analytics.periods import Granularity, Period
 from tokentra_dagster.records import UsageRecord
+from tokentra_dagster.usage_source import WarehouseUsage
 from tokentra_dagster.warehouse.database import Database
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
@@ -37,6 +41,7 @@ TEXTS = ("model", "request_type", "feature", "environment", "api_key_id", "user_
 
 @dataclass(frozen=True, slots=True)
 class Example:
+    name: str
     database: Database
     org_id: UUID
     case: dict[str, Any]
@@ -64,7 +69,7 @@ def example(request, server_url: str, template_database: str, dbt_target: Path) 
         load(database, row, items, start, end.replace(hour=0, minute=0), granularity)
         run_models(database, dbt_target)
         case, expected = (json.loads((folder / f"{name}.json").read_text()) for name in ("case", "expected"))
-        yield Example(database, row.org_id, case, expected)
+        yield Example(request.param, database, row.org_id, case, expected)
 
 
 def _record(line: dict[str, str], granularity: str) -> UsageRecord:
@@ -192,3 +197,56 @@ def test_the_comparison(example: Example) -> None:
     )
     assert total["token_change"] == expected["summary"]["totalGrowth"]
     assert same(total["token_change_pct"], expected["summary"]["growthPercent"])
+
+
+@pytest.mark.parametrize("granularity", [None, "hour", "day", "week", "month"])
+@pytest.mark.parametrize("by", [(), ("model",), ("feature", "environment"), ("user",), ("model", "api_key")], ids=str)
+def test_the_frames_that_analytics_read(example: Example, by: tuple[str, ...], granularity: Granularity | None) -> None:
+    """The warehouse's frame is what plain pandas makes of the rows: columns, types, order and every figure."""
+    period = Period(datetime.fromisoformat(example.case["start"]), datetime.fromisoformat(example.case["end"]))
+    expected = golden_case(example.name).usage.frame(period, by, granularity)
+    with example.database.connect() as db:
+        found = WarehouseUsage(db, example.org_id).frame(period, by, granularity)
+    unknown = ["cache_creation_tokens", "unpriced_tokens"]
+    pd.testing.assert_frame_equal(found.drop(columns=unknown), expected.drop(columns=unknown), check_freq=False)
+
+
+def test_the_rest_of_what_analytics_read(example: Example) -> None:
+    period = Period(datetime.fromisoformat(example.case["start"]), datetime.fromisoformat(example.case["end"]))
+    recorded = golden_case(example.name).usage
+    with example.database.connect() as db:
+        usage = WarehouseUsage(db, example.org_id)
+        assert usage.currency == "USD"
+        assert usage.first_usage() == recorded.first_usage()
+        where = {"model": example.case["drill"]}
+        for found, expected in (
+            (usage.summary(period), recorded.summary(period)),
+            (usage.summary(period, where), recorded.summary(period, where)),
+        ):
+            names = (
+                "total_tokens",
+                "total_requests",
+                "error_rate",
+                "cache_hit_rate",
+                "tokens_per_request",
+                "unique_users",
+                "estimated_cost",
+            )
+            assert {name: found[name] for name in names} == {name: pytest.approx(expected[name], rel=1e-12) for name in names}
+        found_users, expected_users = usage.users(period), recorded.users(period)
+        for name in (
+            "user_identifier",
+            "total_tokens",
+            "estimated_cost",
+            "active_days",
+            "model_usage",
+            "feature_usage",
+            "last_activity_at",
+        ):
+            assert [row[name] for row in found_users] == [row[name] for row in expected_users]
+        coverage = recorded.coverage(period)
+        for name, found in usage.coverage(period).items():
+            assert {key: found[key] for key in coverage[name]} == coverage[name]
+        assert usage.quota_statuses() == []
+        newest = usage.recent_activity(5)
+        assert [row["timestamp"] for row in newest] == [row["timestamp"] for row in recorded.recent_activity(5)]
