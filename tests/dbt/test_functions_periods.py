@@ -117,6 +117,33 @@ def test_a_trend_has_the_sum_of_each_bucket_with_usage(acme: UsageCase, period, 
         assert row["value"] == row["estimated_cost"]
 
 
+@check
+@given(
+    period=periods,
+    zone=st.sampled_from(ZONES),
+    width=st.sampled_from([None, "minute", "hour", "day", "week", "month"]),
+    dimensions=st.lists(st.sampled_from(["provider", "model", "feature", "user", "api_key"]), unique=True, max_size=3),
+    path=st.sampled_from([{}, {"provider": "google"}, {"feature": None}, {"model": "g-2", "user": "ann"}, {"apiKey": "Unknown"}]),
+)
+def test_a_frame_has_the_sum_of_each_bucket_and_combination(acme: UsageCase, period, zone, width, dimensions, path) -> None:
+    start, end = period
+    widths = {"minute": ("1m",), "hour": ("1m", "1h")}.get(width, ("1m", "1h", "1d"))
+    wanted = {"api_key" if name == "apiKey" else name: None if value == "Unknown" else value for name, value in path.items()}
+    used = [
+        u
+        for u in acme.within(start, end)
+        if u.record.granularity in widths and all(u.of(name) == value for name, value in wanted.items())
+    ]
+    expected = grouped(used, lambda u: (bucket(u, width) if width else None, *(u.of(name) for name in dimensions)))
+    found = call(acme, zone, "get_usage_frame(%s, %s, %s, %s, %s, %s)", acme.org_id, start, end, dimensions, width, json(path))
+    assert {(row["time_bucket"], *row["dimension_values"]) for row in found} == expected.keys()
+    assert len(found) == len(expected)
+    for row in found:
+        figures = summed(expected[row["time_bucket"], *row["dimension_values"]])
+        assert_equal(row, {name: figures[name] for name in figures if name not in ("error_rate", "avg_latency_ms")})
+        assert divided(row["error_count"], row["requests_with_errors_known"], 100) == pytest.approx(figures["error_rate"])
+
+
 def bucket(used: Used, width: str) -> datetime:
     day = used.moment.replace(hour=0, minute=0, second=0, microsecond=0)
     return {

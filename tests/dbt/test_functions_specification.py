@@ -244,6 +244,9 @@ def test_what_is_asked_wrongly_is_one_clear_sentence(send: Send) -> None:
         ("get_top_users(%(org)s, '2026-06-01', '2026-06-05', 10, 'name')", "p_order_by is 'name'; it must be one of tokens, requests, cost."),
         ("get_usage_summary(NULL, %(start)s, %(end)s)", "The organisation, the start or the end is NULL"),
         ("get_usage_drilldown(%(org)s, %(start)s, %(end)s, '[1]', 'model')", "p_path is [1]; it must be an object of dimensions and values"),
+        ("get_usage_frame(%(org)s, %(start)s, %(end)s, '{colour}')", "The dimension is 'colour'; it must be one of provider, model,"),
+        ("get_usage_frame(%(org)s, %(start)s, %(end)s, '{}', 'second')", "p_granularity is 'second'; it must be one of minute, hour, day, week, month"),
+        ("get_usage_frame(%(org)s, %(start)s, %(end)s, '{}', 'day', NULL)", "p_path is NULL; it must be an object of dimensions and values"),
         ("get_current_usage_rate(%(org)s, 0)", "p_minutes 0,"),
     ):  # fmt: skip
         with pytest.raises(psycopg.Error) as caught:

@@ -22,9 +22,9 @@ ONE_DAY = timedelta(days=1)
 MINUTE = timedelta(minutes=1)
 MARTS = (
     "hourly_usage_by_user", "daily_usage_by_user", "hourly_usage_by_api_key", "daily_usage_by_api_key", "user_activity",
-    "daily_active_entities", "active_users",
+    "daily_active_entities", "active_users", "hourly_usage_totals",
 )  # fmt: skip
-MODELS = "+user_activity +active_users +daily_usage_rollup +daily_usage_by_user +daily_usage_by_api_key +daily_active_entities"
+MODELS = "+user_activity +active_users +daily_usage_rollup +daily_usage_by_user +daily_usage_by_api_key +daily_active_entities hourly_usage_totals"
 TEST_EVERYTHING = ("test", "--exclude-resource-type", "unit_test", "--vars", "{compare: everything}")
 
 

@@ -22,7 +22,7 @@ from tokentra_dagster.warehouse.database import Database
 _numbers = itertools.count(1)
 DENIED = psycopg.errors.InsufficientPrivilege
 READABLE = (
-    "hourly_usage_rollup", "daily_usage_rollup", "daily_usage_by_user", "hourly_usage_by_api_key", "daily_active_entities",
+    "hourly_usage_rollup", "daily_usage_rollup", "daily_usage_by_user", "hourly_usage_by_api_key", "hourly_usage_totals", "daily_active_entities",
     "active_users", "user_activity", "usage_coverage", "usage_records", "usage_quotas", "raw.provider_entities",
     "intermediate.int_user_days", "intermediate.int_counted_records", "intermediate.int_connection_days",
     "staging.stg_raw__usage_records", "staging.stg_app__provider_connections", "app.teams",

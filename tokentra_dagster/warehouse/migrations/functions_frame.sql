@@ -1,7 +1,7 @@
 -- One function that the analytics read: sums over any dimensions and buckets (sections 5 to 7, 11), from the rollups.
 
 -- SQL that keeps only usage on the path: {"model": "gpt-4o"}; a JSON null, or the word Unknown, is usage without a value.
-CREATE FUNCTION marts.usage_condition(p_path JSONB) RETURNS TEXT
+CREATE OR REPLACE FUNCTION marts.usage_condition(p_path JSONB) RETURNS TEXT
 LANGUAGE plpgsql IMMUTABLE AS
 $$
 BEGIN
@@ -21,7 +21,7 @@ $$;
 
 -- A row for each bucket and combination of values with usage, in order; time_bucket is NULL without a granularity. The last
 -- three columns are what rates divide by. Minutes and hours leave out what is only known by day.
-CREATE FUNCTION marts.get_usage_frame(
+CREATE OR REPLACE FUNCTION marts.get_usage_frame(
   p_org_id UUID, p_start TIMESTAMPTZ, p_end TIMESTAMPTZ, p_dimensions TEXT[] DEFAULT '{}', p_granularity TEXT DEFAULT NULL,
   p_path JSONB DEFAULT '{}'
 ) RETURNS TABLE (

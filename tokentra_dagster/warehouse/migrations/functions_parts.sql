@@ -3,12 +3,12 @@
 
 -- A histogram as one number: bucket i's requests (less than 10^12 of them) are the 12 decimal digits from 12 * i on. sum() of
 -- such numbers merges histograms, and is much faster than taking the JSON apart (docs/decisions/0010).
-CREATE FUNCTION raw.latency_counts(histogram JSONB) RETURNS NUMERIC
+CREATE OR REPLACE FUNCTION raw.latency_counts(histogram JSONB) RETURNS NUMERIC
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS
 $$ SELECT sum((value || 'e' || 12 * key::INTEGER)::NUMERIC) FROM jsonb_each_text(histogram) $$;
 
 -- Percentiles of such a number, as raw.latency_percentile reads them from the JSON.
-CREATE FUNCTION raw.latency_percentiles(counts NUMERIC, quantiles FLOAT[]) RETURNS BIGINT[]
+CREATE OR REPLACE FUNCTION raw.latency_percentiles(counts NUMERIC, quantiles FLOAT[]) RETURNS BIGINT[]
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS
 $$
 DECLARE
@@ -47,12 +47,12 @@ END
 $$;
 
 -- A moment as SQL text, whatever the session's time zone and date style are.
-CREATE FUNCTION marts.utc_literal(p_moment TIMESTAMPTZ) RETURNS TEXT
+CREATE OR REPLACE FUNCTION marts.utc_literal(p_moment TIMESTAMPTZ) RETURNS TEXT
 LANGUAGE sql STABLE PARALLEL SAFE AS
 $$ SELECT to_char(p_moment AT TIME ZONE 'UTC', '"TIMESTAMPTZ ''"YYYY-MM-DD HH24:MI:SS.US"Z''"') $$;
 
 -- The column that a dimension of the specification (table 1.5, in either spelling) is in.
-CREATE FUNCTION marts.usage_dimension(p_dimension TEXT) RETURNS TEXT
+CREATE OR REPLACE FUNCTION marts.usage_dimension(p_dimension TEXT) RETURNS TEXT
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS
 $$
 DECLARE
@@ -78,10 +78,11 @@ END
 $$;
 
 -- Which marts hold all of these dimensions; the records where no mart does.
-CREATE FUNCTION marts.usage_relation(p_columns TEXT[]) RETURNS TEXT
+CREATE OR REPLACE FUNCTION marts.usage_relation(p_columns TEXT[]) RETURNS TEXT
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
 $$
   SELECT CASE
+    WHEN p_columns <@ ARRAY['provider'] THEN 'usage_totals'
     WHEN NOT p_columns && ARRAY['user_id', 'api_key_id'] THEN 'usage_rollup'
     WHEN p_columns <@ ARRAY['provider', 'user_id'] THEN 'usage_by_user'
     WHEN p_columns <@ ARRAY['provider', 'api_key_id'] THEN 'usage_by_api_key'
@@ -90,7 +91,7 @@ $$
 $$;
 
 -- SQL for the label of a dimension's value: a name where people or the provider gave one.
-CREATE FUNCTION marts.usage_label(p_org_id UUID, p_column TEXT, p_value TEXT) RETURNS TEXT
+CREATE OR REPLACE FUNCTION marts.usage_label(p_org_id UUID, p_column TEXT, p_value TEXT) RETURNS TEXT
 LANGUAGE sql STABLE PARALLEL SAFE AS
 $$
   SELECT format(CASE p_column
@@ -108,17 +109,9 @@ $$
   END, p_org_id, p_value)
 $$;
 
--- SQL of raw.latency_counts, written out: a call for each of thousands of rows would cost several times as much.
-CREATE FUNCTION marts.latency_counts_of(p_alias TEXT) RETURNS TEXT
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
-$$
-  SELECT format('SELECT sum((entry.value || ''e'' || 12 * entry.key::INTEGER)::NUMERIC) '
-    'FROM jsonb_each_text(%I.latency_histogram) AS entry', p_alias)
-$$;
-
 -- SQL for the records that count with a timestamp in [p_start, p_end), at the widths named, in the marts' columns: the
 -- authoritative source (correction 11) at the finest complete width of the connection's day (correction 9).
-CREATE FUNCTION marts.counted_records(p_org_id UUID, p_start TIMESTAMPTZ, p_end TIMESTAMPTZ, p_widths TEXT) RETURNS TEXT
+CREATE OR REPLACE FUNCTION marts.counted_records(p_org_id UUID, p_start TIMESTAMPTZ, p_end TIMESTAMPTZ, p_widths TEXT) RETURNS TEXT
 LANGUAGE sql STABLE PARALLEL SAFE AS
 $$
   SELECT format($sql$
@@ -131,7 +124,7 @@ $$
       CASE WHEN record.total_latency_ms IS NOT NULL THEN record.request_count END AS latency_request_count,
       record.min_latency_ms, record.max_latency_ms, record.p50_latency_ms, record.p95_latency_ms, record.p99_latency_ms,
       record.latency_histogram IS NULL AND record.p50_latency_ms IS NOT NULL AS latency_is_approximate,
-      (%5$s) AS latency_counts,
+      NULL::NUMERIC AS latency_counts, record.latency_histogram AS latency_entries,
       record.estimated_cost,
       CASE WHEN record.cost_basis = 'unpriced' THEN record.total_tokens ELSE 0 END AS unpriced_tokens, 1 AS record_count
     FROM intermediate.int_connection_days AS connection_day
@@ -147,15 +140,15 @@ $$
     ) AS record
     WHERE connection_day.org_id = %1$L AND connection_day.granularity IN (%4$s)
       AND connection_day.day_start > %2$s - interval '24 hours' AND connection_day.day_start < %3$s
-  $sql$, p_org_id, marts.utc_literal(p_start), marts.utc_literal(p_end), p_widths, marts.latency_counts_of('record'))
+  $sql$, p_org_id, marts.utc_literal(p_start), marts.utc_literal(p_end), p_widths)
 $$;
 
 -- SQL for all rows whose sums are the usage of [p_start, p_end): whole UTC days from the daily mart, the hours at the
 -- edges from the hourly one, and records only inside an hour that an edge cuts. A day record is in no hour: it counts
 -- where its timestamp lies. `p_width` 'hour' or 'minute' leaves out what is only known per day (or hour), for buckets
--- that narrow. `p_relation`: usage_rollup, usage_by_user, usage_by_api_key or records; `moment` is each row's
--- time, UTC without a zone.
-CREATE FUNCTION marts.usage_parts(
+-- that narrow. `p_relation`: usage_totals, usage_rollup, usage_by_user, usage_by_api_key or records; `moment` is each row's
+-- time, UTC without a zone. Of usage_rollup a row has its latency as `latency_counts` or as `latency_entries`, see usage_latency.
+CREATE OR REPLACE FUNCTION marts.usage_parts(
   p_relation TEXT, p_org_id UUID, p_start TIMESTAMPTZ, p_end TIMESTAMPTZ, p_columns TEXT,
   p_condition TEXT DEFAULT 'true', p_width TEXT DEFAULT 'day'
 ) RETURNS TEXT
@@ -171,6 +164,9 @@ DECLARE
   v_first_hour TIMESTAMPTZ;
   v_last_hour TIMESTAMPTZ;
   v_parts TEXT[] := '{}';
+  v_daily TEXT := CASE p_relation WHEN 'usage_totals' THEN 'usage_rollup' ELSE p_relation END;
+  -- Totals that no build has made yet: the rollup has the same sums.
+  v_hourly TEXT := CASE WHEN p_relation = 'usage_totals' AND to_regclass('marts.hourly_usage_totals') IS NULL THEN 'usage_rollup' ELSE p_relation END;
 BEGIN
   IF p_org_id IS NULL OR p_start IS NULL OR p_end IS NULL THEN
     RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
@@ -182,9 +178,9 @@ BEGIN
   END IF;
   IF p_width = 'day' AND p_relation <> 'records' AND v_first_day < v_last_day THEN
     v_parts := v_parts || format(
-      $sql$SELECT mart.date::TIMESTAMP AS moment, mart.* FROM marts.daily_%s AS mart
+      $sql$SELECT mart.date::TIMESTAMP AS moment, mart.*, NULL::JSONB AS latency_entries FROM marts.daily_%s AS mart
       WHERE mart.org_id = %L AND mart.date >= DATE '%s' AND mart.date < DATE '%s'$sql$,
-      p_relation, p_org_id, to_char(v_first_day AT TIME ZONE 'UTC', 'YYYY-MM-DD'), to_char(v_last_day AT TIME ZONE 'UTC', 'YYYY-MM-DD'));
+      v_daily, p_org_id, to_char(v_first_day AT TIME ZONE 'UTC', 'YYYY-MM-DD'), to_char(v_last_day AT TIME ZONE 'UTC', 'YYYY-MM-DD'));
     v_edges := ARRAY[tstzrange(v_start, v_first_day), tstzrange(v_last_day, v_end)];
   ELSE
     v_edges := ARRAY[tstzrange(v_start, greatest(v_start, v_end))];
@@ -207,7 +203,8 @@ BEGIN
     END IF;
     v_parts := v_parts || format(
       'SELECT mart.hour AT TIME ZONE ''UTC'' AS moment, mart.*%s FROM marts.hourly_%s AS mart WHERE mart.org_id = %L AND mart.hour >= %s AND mart.hour < %s',
-      CASE p_relation WHEN 'usage_rollup' THEN format(', (%s) AS latency_counts', marts.latency_counts_of('mart')) END, p_relation, p_org_id, marts.utc_literal(v_first_hour), marts.utc_literal(v_last_hour));
+      CASE p_relation WHEN 'usage_rollup' THEN ', NULL::NUMERIC AS latency_counts, mart.latency_histogram AS latency_entries' END,
+      v_hourly, p_org_id, marts.utc_literal(v_first_hour), marts.utc_literal(v_last_hour));
     IF lower(v_edge) < v_first_hour THEN
       v_parts := v_parts || marts.counted_records(p_org_id, lower(v_edge), v_first_hour, $w$'1m', '1h'$w$);
     END IF;
@@ -227,14 +224,14 @@ $$;
 
 -- The columns of a part that sums are made of, and the sums. A measure that nothing knows stays NULL, and a rate divides
 -- by those rows only that know it: requests of a source that gives no errors are no requests without errors.
-CREATE FUNCTION marts.usage_measures() RETURNS TEXT
+CREATE OR REPLACE FUNCTION marts.usage_measures() RETURNS TEXT
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
 $$
   SELECT 'input_tokens, output_tokens, total_tokens, cached_input_tokens, request_count, error_count, total_latency_ms, '
     'latency_request_count, currency, estimated_cost, unpriced_tokens, record_count'
 $$;
 
-CREATE FUNCTION marts.usage_sums(p_org_id UUID) RETURNS TEXT
+CREATE OR REPLACE FUNCTION marts.usage_sums(p_org_id UUID) RETURNS TEXT
 LANGUAGE plpgsql STABLE AS
 $$
 BEGIN
@@ -251,11 +248,11 @@ END
 $$;
 
 -- The organisation's reporting currency: money in another is never added to it.
-CREATE FUNCTION marts.usage_currency(p_org_id UUID) RETURNS TEXT
+CREATE OR REPLACE FUNCTION marts.usage_currency(p_org_id UUID) RETURNS TEXT
 LANGUAGE plpgsql STABLE AS
 $$ BEGIN RETURN (SELECT organization.currency FROM staging.stg_app__organizations AS organization WHERE organization.org_id = p_org_id); END $$;
 
-CREATE FUNCTION marts.require_limit(p_limit INTEGER) RETURNS VOID
+CREATE OR REPLACE FUNCTION marts.require_limit(p_limit INTEGER) RETURNS VOID
 LANGUAGE plpgsql IMMUTABLE AS
 $$
 BEGIN
@@ -267,7 +264,7 @@ END
 $$;
 
 -- The sums of sums, under the same names.
-CREATE FUNCTION marts.usage_totals() RETURNS TEXT
+CREATE OR REPLACE FUNCTION marts.usage_totals() RETURNS TEXT
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
 $$
   SELECT string_agg(format('sum(%1$s)::%2$s AS %1$s', name, CASE name WHEN 'estimated_cost' THEN 'NUMERIC' ELSE 'BIGINT' END), ', ')
@@ -277,7 +274,7 @@ $$;
 
 -- Users, models, features or API keys with activity in [p_start, p_end), each counted once (correction 7): sets of whole
 -- days, and what the hours and records at the edges name. 0 also where no source names any.
-CREATE FUNCTION marts.count_active(
+CREATE OR REPLACE FUNCTION marts.count_active(
   p_org_id UUID, p_start TIMESTAMPTZ, p_end TIMESTAMPTZ, p_entity_kind TEXT, p_provider TEXT DEFAULT NULL
 ) RETURNS BIGINT
 LANGUAGE plpgsql STABLE AS

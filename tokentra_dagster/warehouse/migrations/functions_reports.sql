@@ -1,7 +1,7 @@
 -- Specification 2.7 and sections 4, 6, 9, 10: top users, comparison of two periods, coverage of attribution, the current rate.
 
 -- Totals once per user, whatever models they used (correction 16); usage that no source gives a user is in no row.
-CREATE FUNCTION marts.get_top_users(
+CREATE OR REPLACE FUNCTION marts.get_top_users(
   p_org_id UUID, p_start_date DATE, p_end_date DATE, p_limit INTEGER DEFAULT 10, p_order_by TEXT DEFAULT 'tokens'
 ) RETURNS TABLE (
   user_identifier TEXT, user_display_name TEXT, total_tokens BIGINT, request_count BIGINT, estimated_cost NUMERIC,
@@ -63,7 +63,7 @@ $$;
 
 -- Two periods side by side: one row for everything, or one for each value of a dimension with usage in either (correction
 -- 23). What had no usage is 0, a change from zero has no percentage (correction 18).
-CREATE FUNCTION marts.get_usage_comparison(
+CREATE OR REPLACE FUNCTION marts.get_usage_comparison(
   p_org_id UUID, p_current_start TIMESTAMPTZ, p_current_end TIMESTAMPTZ, p_previous_start TIMESTAMPTZ, p_previous_end TIMESTAMPTZ,
   p_dimension TEXT DEFAULT NULL
 ) RETURNS TABLE (
@@ -122,7 +122,7 @@ END
 $$;
 
 -- How much of the usage is attributed, per dimension of attribution (section 9, correction 33): over all usage.
-CREATE FUNCTION marts.get_usage_coverage(p_org_id UUID, p_start TIMESTAMPTZ, p_end TIMESTAMPTZ) RETURNS TABLE (
+CREATE OR REPLACE FUNCTION marts.get_usage_coverage(p_org_id UUID, p_start TIMESTAMPTZ, p_end TIMESTAMPTZ) RETURNS TABLE (
   dimension TEXT, attributed_tokens BIGINT, total_tokens BIGINT, token_coverage_pct DOUBLE PRECISION, attributed_requests BIGINT,
   total_requests BIGINT, request_coverage_pct DOUBLE PRECISION, attributed_cost NUMERIC, total_cost NUMERIC,
   cost_coverage_pct DOUBLE PRECISION, attributed_records BIGINT, total_records BIGINT, record_coverage_pct DOUBLE PRECISION, currency TEXT
@@ -175,7 +175,7 @@ END
 $$;
 
 -- The last p_minutes before p_until, from minute records of the authoritative sources as they are now, built or not.
-CREATE FUNCTION marts.get_current_usage_rate(p_org_id UUID, p_minutes INTEGER DEFAULT 60, p_until TIMESTAMPTZ DEFAULT now()) RETURNS TABLE (
+CREATE OR REPLACE FUNCTION marts.get_current_usage_rate(p_org_id UUID, p_minutes INTEGER DEFAULT 60, p_until TIMESTAMPTZ DEFAULT now()) RETURNS TABLE (
   period_start TIMESTAMPTZ, period_end TIMESTAMPTZ, total_tokens BIGINT, requests BIGINT, errors BIGINT, estimated_cost NUMERIC,
   tokens_per_minute DOUBLE PRECISION, requests_per_minute DOUBLE PRECISION, cost_per_hour NUMERIC, error_rate DOUBLE PRECISION,
   unpriced_tokens BIGINT, last_usage_at TIMESTAMPTZ, record_count BIGINT, currency TEXT
@@ -215,7 +215,7 @@ END
 $$;
 
 -- Each user, model, feature and API key once in the period (correction 7); NULL where there is usage and no source names any.
-CREATE FUNCTION marts.get_distinct_counts(p_org_id UUID, p_start TIMESTAMPTZ, p_end TIMESTAMPTZ) RETURNS TABLE (
+CREATE OR REPLACE FUNCTION marts.get_distinct_counts(p_org_id UUID, p_start TIMESTAMPTZ, p_end TIMESTAMPTZ) RETURNS TABLE (
   unique_users BIGINT, unique_models BIGINT, unique_features BIGINT, unique_api_keys BIGINT
 )
 LANGUAGE plpgsql STABLE AS

@@ -1,7 +1,7 @@
 -- Specification 2.7: summary, trend and breakdown; and the drilldown of section 6.
 
 -- One row. Counts are 0 in a period without usage; where there is usage but no source says, they are NULL (unknown).
-CREATE FUNCTION marts.get_usage_summary(
+CREATE OR REPLACE FUNCTION marts.get_usage_summary(
   p_org_id UUID, p_start_date TIMESTAMPTZ, p_end_date TIMESTAMPTZ, p_provider TEXT DEFAULT NULL, p_model TEXT DEFAULT NULL,
   p_team_id UUID DEFAULT NULL, p_project_id UUID DEFAULT NULL, p_feature TEXT DEFAULT NULL, p_environment TEXT DEFAULT NULL
 ) RETURNS TABLE (
@@ -25,8 +25,6 @@ DECLARE
   v_is_filtered BOOLEAN := num_nonnulls(p_model, p_team_id, p_project_id, p_feature, p_environment) > 0;
   v_users BIGINT;
   v_keys BIGINT;
-  v_percentiles BIGINT[];
-  v_is_approximate BOOLEAN;
 BEGIN
   -- Sets of whole days are kept per provider; under other filters users are counted from the rollups' own sets, and API
   -- keys, of which the rollups hold none, are unknown.
@@ -37,27 +35,17 @@ BEGIN
     v_users := marts.count_active(p_org_id, p_start_date, p_end_date, 'user', p_provider);
     v_keys := marts.count_active(p_org_id, p_start_date, p_end_date, 'api_key', p_provider);
   END IF;
-  -- Correction 6: from the merged histogram; where no source has one, the request-weighted means of given percentiles.
-  EXECUTE format('SELECT raw.latency_percentiles(sum(latency_counts), $1), bool_or(latency_is_approximate) FROM (%s) AS part', marts.usage_parts(
-    'usage_rollup', p_org_id, p_start_date, p_end_date, 'latency_counts, latency_is_approximate', v_condition))
-  INTO v_percentiles, v_is_approximate USING '{0.50,0.95,0.99}'::FLOAT[];
-  IF v_percentiles IS NULL AND v_is_approximate THEN
-    EXECUTE format($sql$
-      SELECT ARRAY[
-        round(sum(p50_latency_ms::NUMERIC * request_count) / nullif(sum(request_count) FILTER (WHERE p50_latency_ms IS NOT NULL), 0)),
-        round(sum(p95_latency_ms::NUMERIC * request_count) / nullif(sum(request_count) FILTER (WHERE p95_latency_ms IS NOT NULL), 0)),
-        round(sum(p99_latency_ms::NUMERIC * request_count) / nullif(sum(request_count) FILTER (WHERE p99_latency_ms IS NOT NULL), 0))]
-      FROM (%s) AS part
-    $sql$, marts.usage_parts('usage_rollup', p_org_id, p_start_date, p_end_date,
-        'request_count, p50_latency_ms, p95_latency_ms, p99_latency_ms', v_condition)) INTO v_percentiles;
-  END IF;
   RETURN QUERY EXECUTE format($sql$
     WITH grouped AS MATERIALIZED (
       SELECT currency, model, feature, %2$s, sum(estimated_cost) AS cost, sum(cache_creation_tokens) AS cache_creation_tokens,
         sum(success_count) AS success_count,
         sum(total_tokens) FILTER (WHERE request_count IS NOT NULL) AS tokens_with_requests_known,
         sum(input_tokens) FILTER (WHERE cached_input_tokens IS NOT NULL) AS input_with_cache_known,
-        min(min_latency_ms)::BIGINT AS min_latency_ms, max(max_latency_ms)::BIGINT AS max_latency_ms
+        min(min_latency_ms)::BIGINT AS min_latency_ms, max(max_latency_ms)::BIGINT AS max_latency_ms,
+        sum(latency_counts) AS latency_counts, bool_or(latency_is_approximate) AS latency_is_approximate,
+        sum(request_count) FILTER (WHERE p50_latency_ms IS NOT NULL) AS requests_with_percentiles,
+        sum(p50_latency_ms::NUMERIC * request_count) AS p50_sum, sum(p95_latency_ms::NUMERIC * request_count) AS p95_sum,
+        sum(p99_latency_ms::NUMERIC * request_count) AS p99_sum
       FROM (%1$s) AS part
       GROUP BY currency, model, feature
     ),
@@ -65,21 +53,45 @@ BEGIN
       SELECT %3$s, count(*) = 0 AS is_empty, sum(cache_creation_tokens)::BIGINT AS cache_creation_tokens,
         sum(success_count)::BIGINT AS success_count, sum(tokens_with_requests_known)::BIGINT AS tokens_with_requests_known,
         sum(input_with_cache_known)::BIGINT AS input_with_cache_known, min(min_latency_ms) AS min_latency_ms, max(max_latency_ms) AS max_latency_ms,
-        count(DISTINCT model) AS models, count(DISTINCT feature) AS features
+        count(DISTINCT model) AS models, count(DISTINCT feature) AS features,
+        sum(latency_counts) AS latency_counts, bool_or(latency_is_approximate) AS latency_is_approximate,
+        -- Where no source has a histogram: the request-weighted means of the percentiles given.
+        ARRAY[round(sum(p50_sum) / nullif(sum(requests_with_percentiles), 0))::BIGINT,
+          round(sum(p95_sum) / nullif(sum(requests_with_percentiles), 0))::BIGINT,
+          round(sum(p99_sum) / nullif(sum(requests_with_percentiles), 0))::BIGINT] AS mean_percentiles
       FROM grouped
+    ),
+    -- Histograms of hours and records that no day holds: their entries are summed before they become one number.
+    edges AS (
+      SELECT sum((entry.requests || 'e' || 12 * entry.bucket::INTEGER)::NUMERIC) AS latency_counts
+      FROM (
+        SELECT one.key AS bucket, sum(one.value::BIGINT) AS requests
+        FROM (%4$s) AS part
+        CROSS JOIN LATERAL jsonb_each_text(part.latency_entries) AS one
+        GROUP BY one.key
+      ) AS entry
+    ),
+    percentiles AS (
+      -- Correction 6: from the merged histogram.
+      SELECT coalesce(raw.latency_percentiles(
+        CASE WHEN num_nonnulls(totals.latency_counts, edges.latency_counts) > 0
+          THEN coalesce(totals.latency_counts, 0) + coalesce(edges.latency_counts, 0) END, '{0.50,0.95,0.99}'),
+        CASE WHEN totals.latency_is_approximate THEN totals.mean_percentiles END) AS latency_ms
+      FROM totals
+      CROSS JOIN edges
     )
     SELECT coalesce(total_tokens, 0), coalesce(input_tokens, 0), coalesce(output_tokens, 0),
       CASE WHEN is_empty THEN 0 ELSE cached_tokens END, CASE WHEN is_empty THEN 0 ELSE request_count END,
       CASE WHEN is_empty THEN 0 ELSE success_count END, CASE WHEN is_empty THEN 0 ELSE error_count END,
       round(total_latency_ms::NUMERIC / nullif(latency_request_count, 0))::BIGINT,
-      $5[1], $5[2], $5[3],
+      percentiles.latency_ms[1], percentiles.latency_ms[2], percentiles.latency_ms[3],
       error_count / nullif(requests_with_errors_known, 0)::DOUBLE PRECISION * 100,
       cached_tokens / nullif(input_with_cache_known, 0)::DOUBLE PRECISION * 100,
       tokens_with_requests_known / nullif(request_count, 0)::DOUBLE PRECISION,
       models, CASE WHEN is_empty THEN 0 ELSE nullif($1, 0) END,
       CASE WHEN is_empty THEN 0 ELSE estimated_cost END,
       CASE WHEN is_empty THEN 0 ELSE cache_creation_tokens END, coalesce(unpriced_tokens, 0), min_latency_ms, max_latency_ms,
-      $6, CASE WHEN is_empty THEN 0 ELSE nullif(features, 0) END,
+      totals.latency_is_approximate, CASE WHEN is_empty THEN 0 ELSE nullif(features, 0) END,
       CASE WHEN is_empty THEN 0 ELSE nullif($2, 0) END,
       CASE WHEN is_empty THEN 0 ELSE request_count END / nullif($3, 0), $4,
       coalesce((
@@ -87,15 +99,18 @@ BEGIN
         FROM (SELECT currency, sum(cost) AS cost FROM grouped WHERE cost IS NOT NULL GROUP BY currency) AS by_currency
       ), '{}'), coalesce(record_count, 0)
     FROM totals
-  $sql$, marts.usage_parts('usage_rollup', p_org_id, p_start_date, p_end_date,
-      marts.usage_measures() || ', model, feature, cache_creation_tokens, success_count, min_latency_ms, max_latency_ms', v_condition), marts.usage_sums(p_org_id), marts.usage_totals())
-  USING v_users, v_keys, (extract(epoch FROM p_end_date - p_start_date) / 60)::DOUBLE PRECISION, marts.usage_currency(p_org_id), v_percentiles, v_is_approximate;
+    CROSS JOIN percentiles
+  $sql$, marts.usage_parts('usage_rollup', p_org_id, p_start_date, p_end_date, marts.usage_measures()
+      || ', model, feature, cache_creation_tokens, success_count, min_latency_ms, max_latency_ms, latency_counts, latency_is_approximate, '
+      || 'p50_latency_ms, p95_latency_ms, p99_latency_ms', v_condition), marts.usage_sums(p_org_id), marts.usage_totals(),
+    marts.usage_parts('usage_rollup', p_org_id, p_start_date, p_end_date, 'latency_entries', v_condition || ' AND latency_entries IS NOT NULL'))
+  USING v_users, v_keys, (extract(epoch FROM p_end_date - p_start_date) / 60)::DOUBLE PRECISION, marts.usage_currency(p_org_id);
 END
 $$;
 
 -- Buckets with usage only, in time order. `value` is the metric: tokens, requests, errors, cost in the reporting currency,
 -- or mean latency in milliseconds (corrections 12, 13, 17).
-CREATE FUNCTION marts.get_usage_trend(
+CREATE OR REPLACE FUNCTION marts.get_usage_trend(
   p_org_id UUID, p_start_date TIMESTAMPTZ, p_end_date TIMESTAMPTZ, p_granularity TEXT DEFAULT 'day', p_metric TEXT DEFAULT 'tokens'
 ) RETURNS TABLE (
   time_bucket TIMESTAMPTZ, value NUMERIC, input_tokens BIGINT, output_tokens BIGINT, requests BIGINT, error_rate DOUBLE PRECISION,
@@ -131,7 +146,7 @@ BEGIN
       GROUP BY 1
     ) AS summed
     ORDER BY bucket
-  $sql$, marts.usage_parts('usage_rollup', p_org_id, p_start_date, p_end_date, 'moment, ' || marts.usage_measures(), 'true',
+  $sql$, marts.usage_parts('usage_totals', p_org_id, p_start_date, p_end_date, 'moment, ' || marts.usage_measures(), 'true',
       CASE WHEN p_granularity IN ('minute', 'hour') THEN p_granularity ELSE 'day' END),
     marts.usage_sums(p_org_id), v_value, p_granularity);
 END
@@ -140,7 +155,7 @@ $$;
 -- The p_limit values with most tokens and, where there are more, one row for all the others (correction 15). Percentages
 -- are of all tokens. p_path narrows by other dimensions first (section 6, corrections 23, 24): {"model": "gpt-4o"}; a JSON
 -- null, or the word Unknown, is usage without a value.
-CREATE FUNCTION marts.get_usage_drilldown(
+CREATE OR REPLACE FUNCTION marts.get_usage_drilldown(
   p_org_id UUID, p_start TIMESTAMPTZ, p_end TIMESTAMPTZ, p_path JSONB, p_dimension TEXT, p_limit INTEGER DEFAULT 10
 ) RETURNS TABLE (
   dimension_value TEXT, total_tokens BIGINT, input_tokens BIGINT, output_tokens BIGINT, request_count BIGINT, error_count BIGINT,
@@ -202,7 +217,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION marts.get_usage_breakdown(
+CREATE OR REPLACE FUNCTION marts.get_usage_breakdown(
   p_org_id UUID, p_start_date TIMESTAMPTZ, p_end_date TIMESTAMPTZ, p_dimension TEXT, p_limit INTEGER DEFAULT 10
 ) RETURNS TABLE (
   dimension_value TEXT, total_tokens BIGINT, input_tokens BIGINT, output_tokens BIGINT, request_count BIGINT, error_count BIGINT,
