@@ -45,7 +45,13 @@ def server_url() -> Iterator[str]:
     folder.chmod(0o755)
     server = EmbeddedServer(folder / "var")
     try:
-        yield server.start()
+        url = server.start()
+        with psycopg.connect(url, autocommit=True) as connection:
+            # Tests kill clients, never the machine: waiting for the disk would only be waiting.
+            for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                connection.execute(f"ALTER SYSTEM SET {setting} = off")
+            connection.execute("SELECT pg_reload_conf()")
+        yield url
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,6 @@ Every case is an organisation of its own in one database, built once: an organis
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
@@ -14,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.dbt.conftest import dbt_command
+from tests.dbt.conftest import run_dbt
 from tests.warehouse_data import DAY, HOUR, connection, load, one, record, rows
 from tokentra_dagster.ingest.authority import set_authority
 from tokentra_dagster.records import CostRecord, Item
@@ -78,10 +77,9 @@ def cases(server_url: str, template_database: str, dbt_target: Path) -> Iterator
         admin.execute("DROP DATABASE reconciled WITH (FORCE)")
 
 
-def _dbt(database: Database, target: Path, *arguments: str, expect: int = 0) -> None:
-    command, env = dbt_command(database, target, *arguments)
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == expect, done.stdout[-4000:] + done.stderr[-2000:]
+def _dbt(database: Database, target: Path, *arguments: str, succeeds: bool = True) -> None:
+    success, says = run_dbt(database, target, *arguments)
+    assert success == succeeds, says[-4000:]
 
 
 def reconciled(database, org: str, columns: str = "model, billed_amount, usage_cost, difference, unexplained_amount, reason"):
@@ -150,7 +148,7 @@ def test_two_currencies_are_never_subtracted(cases):
 def test_the_check_fails_for_final_days_that_are_off_by_more_than_both_tolerances(cases, dbt_target):
     """`reconciliation_within_tolerance`, on the cases above; the parts of the marts add up to their sources."""
     select = ("--select", "reconciliation_within_tolerance", "reconciliation_agrees_with_sources", "--store-failures")
-    _dbt(cases, dbt_target, "test", *select, expect=1)
+    _dbt(cases, dbt_target, "test", *select, succeeds=False)
     failures = "SELECT o.name, f.model FROM dbt_test__audit.reconciliation_within_tolerance AS f JOIN app.organizations AS o ON o.id = f.org_id"
     found = {(r["name"], r["model"]) for r in rows(cases, failures)}
     assert found == {

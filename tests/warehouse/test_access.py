@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from tests.dbt.conftest import dbt_command
+from tests.dbt.conftest import run_dbt
 from tests.warehouse_data import DAY, HOUR, connection, load, one, record, rows
 from tokentra_dagster.errors import TokenTraError, UsageError
 from tokentra_dagster.warehouse.access import apply_access, grant_reader, revoke_reader
@@ -89,9 +89,8 @@ def _member(database: Database, kind: str) -> Database:
 
 
 def _build(database: Database, target: Path, *arguments: str) -> None:
-    command, env = dbt_command(database, target, "run", *arguments)
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:]
+    success, says = run_dbt(database, target, "run", *arguments)
+    assert success, says[-4000:]
 
 
 @pytest.fixture(scope="module")
