@@ -6,6 +6,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
+import psycopg
+import pytest
+
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.partitions import PARTITION_LOCK, ensure_partitions, months
 
@@ -58,3 +61,19 @@ def test_the_specifications_names_work_with_the_default_search_path(database: Da
     with psycopg.connect(database.url) as plain:
         assert plain.execute("SELECT count(*) FROM usage_records").fetchone() == (0,)
         assert plain.execute("SELECT count(*) FROM usage_quotas").fetchone() == (0,)
+
+
+def test_the_key_holds_the_partition_column_and_no_index_asks_what_time_it_is(database: Database) -> None:
+    """Correction 1: PostgreSQL refuses both of the specification's ways; ours are there."""
+    partitioned = "CREATE TABLE {} (id UUID PRIMARY KEY, timestamp TIMESTAMPTZ NOT NULL) PARTITION BY RANGE (timestamp)"
+    with database.connect(autocommit=True) as db:
+        with pytest.raises(psycopg.errors.FeatureNotSupported, match="partition"):
+            db.execute(partitioned.format("theirs"))
+        with pytest.raises(psycopg.errors.InvalidObjectDefinition, match="IMMUTABLE"):
+            db.execute("CREATE INDEX recent ON raw.usage_records (org_id) WHERE timestamp > now() - interval '7 days'")
+        row = db.execute(
+            "SELECT i.indkey::INT[] @> ARRAY[a.attnum::INT] AS holds FROM pg_index AS i "
+            "JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attname = 'timestamp' "
+            "WHERE i.indrelid = 'raw.usage_records'::regclass AND i.indisprimary"
+        ).fetchone()
+        assert row == {"holds": True}
