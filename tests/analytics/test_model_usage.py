@@ -99,6 +99,7 @@ def test_a_model_that_two_providers_serve_is_one_model_and_names_both():
     (model,) = analyze_model_usage(RecordedUsage.of(rows), TEN_DAYS).models
     assert (model.total_tokens, model.provider, model.providers) == (100, "openai", ("openai", "azure"))
     assert model.model_family == "gpt-4o"
+    assert model.daily_usage[0].tokens == 100
 
 
 def test_shares_and_order_follow_tokens():
@@ -129,6 +130,11 @@ def test_unknown_tokens_are_unknown_on_their_date_and_in_the_trend():
     assert (model.model, model.total_tokens, model.request_count) == ("m", 10, None)
     assert [usage.tokens for usage in model.daily_usage][:2] == [None, 0]
     assert found.trends[0] == ModelTrend("m", "stable", None)
+
+
+def test_a_date_that_is_unknown_does_not_lower_its_halfs_average():
+    usage = RecordedUsage.of(day_rows("m", {1: None, 2: 10, 3: 10, 4: 10}))  # type: ignore[dict-item]
+    assert analyze_model_usage(usage, Period(START, START + 4 * DAY)).trends == (ModelTrend("m", "stable", 0.0),)
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,13 @@ def test_the_week_that_now_cuts_is_compared_by_its_days():
     period = Period(START, START + 9 * DAY + 12 * HOUR)
     found = analyze_seasonality(busy_at(period, set(), 0), period).weekly_seasonality
     assert [week.index_vs_average for week in found] == pytest.approx([100, 100])
+    # The half day is no calm day among the others.
+    assert [week.variance for week in found] == [0, 0]
+
+
+def test_the_most_intense_peak_comes_first():
+    found = analyze_seasonality(by_weekday({2: 200, 4: 300, 0: 250}), FORTNIGHT)
+    assert [peak.label for peak in found.peak_periods if peak.type == "daily"] == ["Thursday", "Sunday", "Tuesday"]
 
 
 def test_the_thresholds_are_parameters():
