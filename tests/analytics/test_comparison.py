@@ -24,7 +24,7 @@ from tokentra_dagster.analytics.comparison import (
 )
 from tokentra_dagster.analytics.comparison_metrics import METRICS, ComparisonParameters, Figures, compare_metrics
 from tokentra_dagster.analytics.comparison_periods import comparison_periods
-from tokentra_dagster.analytics.noise import UsualChange
+from tokentra_dagster.analytics.noise import NoiseParameters, UsualChange
 from tokentra_dagster.analytics.periods import DAY, Period
 from tokentra_dagster.analytics.results import as_json
 from tokentra_dagster.analytics.sources import DIMENSIONS
@@ -177,11 +177,16 @@ def test_new_values_and_concentration():
 
 
 def test_against_an_empty_period_nothing_is_new():
-    rows = [usage_row(CURRENT.start, feature="a")]
+    rows = [usage_row(CURRENT.start, feature="a"), usage_row(PREVIOUS.start - DAY, feature="b")]
     found = compare_usage(RecordedUsage.of(rows), PERIODS, ["feature"])
-    assert [one for one in found.insights if one.dimension] == []
+    assert [one.description for one in found.insights] == ["Token consumption rose from nothing to 110"]
+    assert found.notes == ()
+
+
+def test_before_the_first_usage_there_is_nothing_to_compare_with():
+    found = compare_usage(RecordedUsage.of([usage_row(CURRENT.start, feature="a")]), PERIODS, ["feature"])
+    assert found.insights == ()
     assert found.notes == ("The previous period is before the first usage: there is nothing to compare with.",)
-    assert found.insights[0].description == "Token consumption rose from nothing to 110"
 
 
 def test_a_significant_change_that_is_usual_is_no_insight():
@@ -348,7 +353,9 @@ def test_odd_usage_gives_sensible_answers(rows, kind):
 def test_odd_days_count_every_hour_once(now, kind):
     hours = [usage_row(now - hour * timedelta(hours=1), input_tokens=1, output_tokens=0) for hour in range(1, 24 * 500)]
     periods = comparison_periods(kind, now)
-    found = compare_usage(RecordedUsage.of(hours), periods, parameters=ComparisonParameters())
+    found = compare_usage(
+        RecordedUsage.of(hours), periods, parameters=ComparisonParameters(noise=NoiseParameters(history_steps=0))
+    )
     tokens = metric(found, "totalTokens")
     assert (tokens.current_value, tokens.previous_value) == (periods.current.period.hours, periods.previous.period.hours)
 

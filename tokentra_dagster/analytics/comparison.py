@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Literal
 
 from tokentra_dagster.analytics.comparison_advice import ComparisonRecommendation, comparison_recommendations
@@ -64,12 +65,13 @@ def compare_usage(
     """Compares two periods (`comparison_periods` finds them) of usage that matches `where`, over all metrics and the dimensions asked for.
 
     Reads one frame and one summary for each period and each past period that says what is usual, and two frames for each dimension.
-    Raises `UsageError` for an unknown dimension.
+    Raises `UsageError` for an unknown dimension. Where the previous period is before the organisation's first usage nothing has changed
+    yet, so there are no insights, but a note.
     """
     current, previous = periods.current.period, periods.previous.period
-    usual = usual_changes(
-        lambda period: asdict(read_figures(usage, period, where)), current, previous, usage.first_usage(), parameters.noise
-    )
+    first = usage.first_usage()
+    began = first is not None and first < previous.end
+    usual = usual_changes(lambda period: asdict(read_figures(usage, period, where)), current, previous, first, parameters.noise)
     metrics = compare_metrics(read_figures(usage, current, where), read_figures(usage, previous, where), usual, parameters)
     compared = [read_dimension(usage, current, previous, dimension, where, parameters) for dimension in dimensions]
     return UsageComparison(
@@ -77,9 +79,9 @@ def compare_usage(
         summary=summarize(metrics, parameters),
         metrics=metrics,
         dimension_comparisons=tuple(one.limited(parameters.max_items) for one in compared),
-        insights=comparison_insights(metrics, compared, alike=periods.alike, parameters=parameters),
+        insights=comparison_insights(metrics, compared, alike=periods.alike, parameters=parameters) if began else (),
         recommendations=comparison_recommendations(metrics, compared, parameters),
-        notes=_notes(usage, periods),
+        notes=_notes(first, periods),
     )
 
 
@@ -115,9 +117,8 @@ def health(improvements: int, regressions: int, parameters: ComparisonParameters
     return "stable"
 
 
-def _notes(usage: UsageSource, periods: ComparisonPeriods) -> tuple[str, ...]:
+def _notes(first: datetime | None, periods: ComparisonPeriods) -> tuple[str, ...]:
     current, previous = periods.current.period, periods.previous.period
-    first = usage.first_usage()
     notes = []
     if not periods.alike:
         notes.append(
