@@ -285,6 +285,48 @@ def test_recommendations_are_ordered_and_nothing_is_promised():
     assert compared(unknown, unknown).recommendations == ()
 
 
+def test_values_are_limited_only_after_everything_was_said_of_them():
+    now = [{"feature": name, "total_tokens": tokens} for name, tokens in (("old", 700), ("new", 200), ("small", 100))]
+    rows = [usage_row(CURRENT.start, **one) for one in now] + [usage_row(PREVIOUS.start, feature="old")]
+    found = compare_usage(RecordedUsage.of(rows), PERIODS, ["feature"], parameters=ComparisonParameters(max_items=1))
+    (feature,) = found.dimension_comparisons
+    assert ([item.name for item in feature.items], feature.item_count, feature.new_item_count) == (["old"], 3, 2)
+    assert [one.dimension_value for one in found.insights if one.title == "New feature Emerged"] == ["new"]
+
+
+def test_what_usually_swings_neither_alarms_nor_advises():
+    """Latency and tokens per request that double and halve from week to week, against ones that never moved."""
+    swings = [100, 210, 95, 190, 105, 200, 98, 205, 102, 195, 100, 200, 97, 100, 200]
+
+    def told(series: list[int]) -> set[str]:
+        rows = [
+            usage_row(NOW - (place + 1) * 7 * DAY, total_latency_ms=one, input_tokens=one * 1_000, cached_tokens=one * 500)
+            for place, one in enumerate(reversed(series))
+        ]
+        found = this_week(RecordedUsage.of(rows))
+        return {*titles(found.insights), *titles(found.recommendations)}
+
+    about = {"Latency Increase Detected", "Prompt Complexity Increased", "Optimize Token Usage"}
+    assert told([100] * 14 + [200]) >= about
+    assert not told(swings) & about
+
+
+def test_recommendations_begin_above_their_thresholds():
+    def told(tokens: int, requests: int = 110) -> list[str]:
+        """1,000 tokens in 100 requests before."""
+        found = compared({"total_tokens": tokens, "request_count": requests}, {"total_tokens": 1_000, "request_count": 100})
+        return [title for title in titles(found.recommendations) if title == "Optimize Token Usage"]
+
+    assert (told(1_300), told(1_310)) == ([], ["Optimize Token Usage"])
+
+    def of_one_model(tokens: int) -> list[str]:
+        rows = [{"model": "a", "total_tokens": tokens}, {"model": "b", "total_tokens": 1_000 - tokens}]
+        found = compared({}, {}, ["model"], current_rows=rows)
+        return [title for title in titles(found.recommendations) if title == "Diversify Model Usage"]
+
+    assert (of_one_model(800), of_one_model(801)) == ([], ["Diversify Model Usage"])
+
+
 def test_rows_have_our_names_and_everything_that_was_said():
     found = compared({"feature": "a", "input_tokens": 300}, {"feature": "a", "input_tokens": 100}, ["feature"])
     rows = {(row.metric, row.dimension_value): row.value for row in metric_rows(found)}
