@@ -1,4 +1,4 @@
-"""Two periods compared: the worked example, insights, recommendations, health, and odd periods (section 11; correction 36)."""
+"""Two periods compared: the worked example, insights, recommendations and odd periods (section 11)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ from hypothesis import strategies as st
 from tests.analytics.golden import assert_equal
 from tests.analytics.recorded_usage import RecordedUsage, usage_row
 from tokentra_dagster.analytics.comparison import (
-    BETTER,
     compare_usage,
-    health,
     insight_rows,
     metric_rows,
     recommendation_rows,
-    summarize,
 )
-from tokentra_dagster.analytics.comparison_metrics import METRICS, ComparisonParameters, Figures, compare_metrics
+from tokentra_dagster.analytics.comparison_metrics import METRICS, ComparisonParameters
 from tokentra_dagster.analytics.comparison_periods import comparison_periods
-from tokentra_dagster.analytics.noise import NoiseParameters, UsualChange
+from tokentra_dagster.analytics.noise import NoiseParameters
 from tokentra_dagster.analytics.periods import DAY, Period
 from tokentra_dagster.analytics.results import as_json
 from tokentra_dagster.analytics.sources import DIMENSIONS
@@ -86,48 +83,6 @@ def test_the_worked_example_says_what_happened(golden):
     assert found.recommendations[0].priority == "critical"
     assert "8.76%" in found.recommendations[0].description
     assert metric(found, "totalTokens").noise_basis == "thresholds"
-
-
-def test_a_specification_that_found_any_lead_decisive():
-    """Correction 36: with 1 improvement against 0 regressions the specification says improving."""
-
-    def specification(improvements: int, regressions: int) -> str:
-        if improvements > regressions * 2:
-            return "improving"
-        return "declining" if regressions > improvements * 2 else "stable"
-
-    assert specification(1, 0) == "improving"
-    assert health(1, 0) == "stable"
-
-
-@pytest.mark.parametrize(
-    ("improvements", "regressions", "expected"),
-    [
-        (0, 0, "stable"), (1, 0, "stable"), (0, 1, "stable"), (1, 1, "stable"), (2, 0, "improving"), (0, 2, "declining"),
-        (2, 1, "stable"), (1, 2, "stable"), (3, 1, "improving"), (1, 3, "declining"), (2, 2, "stable"), (4, 0, "improving"),
-    ],
-)  # fmt: skip
-def test_health_at_the_edges(improvements, regressions, expected):
-    assert health(improvements, regressions) == expected
-
-
-def test_health_counts_only_metrics_that_have_a_better_direction():
-    found = compared(
-        {"error_count": 0, "cached_tokens": 80, "total_latency_ms": 100, "input_tokens": 100},
-        {"error_count": 1, "cached_tokens": 20, "total_latency_ms": 300, "input_tokens": 1_000},
-    )
-    assert found.summary.total_metrics_compared == 14
-    assert (found.summary.improvements, found.summary.regressions, found.summary.unknown) == (4, 0, 0)
-    assert (found.summary.stable, found.summary.overall_health) == (10, "improving")
-
-
-def test_health_leaves_out_changes_that_are_usual_or_unknown():
-    current, previous = (Figures(**dict.fromkeys(METRICS.values(), value)) for value in (120, 100))
-    usual = {METRICS[name]: UsualChange("same_comparison", 9, 0.0, 10.0, -30.0, 40.0) for name in BETTER}
-    assert summarize(compare_metrics(current, previous)).overall_health == "declining"
-    assert summarize(compare_metrics(current, previous, usual)).overall_health == "stable"
-    unknown = summarize(compare_metrics(Figures(*[None] * 13, 0), previous))
-    assert (unknown.unknown, unknown.improvements, unknown.regressions, unknown.stable) == (13, 0, 0, 1)
 
 
 @pytest.mark.parametrize(

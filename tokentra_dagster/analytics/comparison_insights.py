@@ -59,7 +59,7 @@ def comparison_insights(
     """
     by_name = {metric.metric: metric for metric in metrics}
     found = [
-        *_usage(by_name["totalTokens" if alike else "tokensPerDay"], parameters),
+        *_usage(by_name["totalTokens" if alike else "tokensPerDay"]),
         *_errors(by_name["errorRate"], parameters),
         *_cache(by_name["cacheHitRate"]),
         *_latency(by_name["avgLatencyMs"], parameters),
@@ -71,7 +71,7 @@ def comparison_insights(
     return tuple(found)
 
 
-def _usage(metric: MetricComparison, parameters: ComparisonParameters) -> list[ComparisonInsight]:
+def _usage(metric: MetricComparison) -> list[ComparisonInsight]:
     if not metric.matters or metric.direction not in ("increase", "decrease"):
         return []
     grew = metric.direction == "increase"
