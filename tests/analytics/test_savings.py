@@ -82,6 +82,18 @@ def test_further_reads_need_writes_where_the_provider_charges_them():
     assert "needs 0.500 tokens written" in saving.assumptions[1]
 
 
+def test_what_must_be_written_comes_out_of_the_uncached_input_too():
+    result = savings(
+        row(
+            "7.35", **SONNET, feature="agents", input_tokens=4 * MILLION, cached_tokens=2 * MILLION, cache_creation_tokens=MILLION
+        ),
+        # 1 million uncached, 3 million written and never read: 3.00 + 11.25.
+        row("14.25", **SONNET, feature="mail", input_tokens=4 * MILLION, cached_tokens=0, cache_creation_tokens=3 * MILLION),
+    )
+    # Two written per token read, so of 1 million uncached 333,333 can be read, each saving 3.00 - 0.30 - 2 * 0.75 = 1.20 per million.
+    assert (result.caching.low, result.caching.high) == (Decimal("0.3999996"), Decimal("0.3999996"))
+
+
 def test_unknown_cache_writes_cost_one_write_per_read_in_the_low_and_none_in_the_high():
     unknown = SONNET | {"cache_creation_tokens": None, "input_tokens": 4 * MILLION}
     result = savings(
@@ -327,7 +339,7 @@ def test_a_recommendation_says_how_much_and_on_what_it_rests():
 def test_nothing_to_save_is_no_recommendation():
     # The cheapest model, in a batch, all of its features alike: savings of 0 or unknown.
     tokens = {"model": "gpt-5-nano", "service_type": "batch", "input_tokens": 2 * MILLION, "cached_tokens": MILLION}
-    result = savings(*(row("0.0275", **tokens, feature=feature) for feature in ("search", "mail")))
+    result = savings(*(row("0.0275", **tokens, feature=feature) for feature in ("search", "mail")), min_share_of_cost=0)
     assert (result.caching.low, result.caching.high) == (0, 0)
     assert recommendation_rows(result) == []
 
