@@ -44,6 +44,11 @@ def test_prices_change_on_the_days_that_the_list_says():
     assert date(2025, 6, 10) in PRICES.change_days("openai")
 
 
+def test_a_provider_that_the_list_does_not_know_has_no_prices():
+    assert PRICES.rates("our-own-cluster", "gpt-4o", NOVEMBER) is None
+    assert (PRICES.siblings("our-own-cluster", "gpt-4o"), PRICES.change_days("our-own-cluster")) == ((), ())
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

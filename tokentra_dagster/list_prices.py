@@ -43,7 +43,7 @@ class ListPrices:
         return _siblings(provider, model)
 
     def change_days(self, provider: str) -> Sequence[date]:
-        return price_list.change_days(provider)
+        return price_list.change_days(provider) if _lists(provider) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,18 @@ def place(name: str) -> _Place | None:
 
 
 @cache
+def _lists(provider: str) -> bool:
+    """Whether the list has the provider at all."""
+    try:
+        price_list.change_days(provider)
+    except LookupError:
+        return False
+    return True
+
+
+@cache
 def _rates(provider: str, model: str, day: date, batch: bool) -> TokenRates | None:
-    found = price_list.rates(provider, model, day, BATCH if batch else STANDARD)
+    found = price_list.rates(provider, model, day, BATCH if batch else STANDARD) if _lists(provider) else None
     if found is None:
         return None
     if found.is_free:
@@ -89,7 +99,7 @@ def _rates(provider: str, model: str, day: date, batch: bool) -> TokenRates | No
 
 @cache
 def _siblings(provider: str, model: str) -> tuple[str, ...]:
-    found = price_list.find(provider, model)
+    found = price_list.find(provider, model) if _lists(provider) else None
     own = found and place(found[1].id)
     if found is None or own is None:
         return ()

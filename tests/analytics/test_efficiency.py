@@ -323,8 +323,8 @@ def test_ten_thousand_features_take_under_a_second():
         def frame(self, period: Period, by: Sequence[str] = (), *_: Any, **__: Any) -> Any:
             return frames.get(tuple(by), models)
 
-    began = time.perf_counter()
+    began = time.process_time()
     result = analyze_token_efficiency(Kept(usage.rows), PERIOD)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert len(result.feature_efficiency) == 10_000
     assert result.feature_efficiency[0].feature == "feature-9999"

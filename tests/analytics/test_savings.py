@@ -449,7 +449,7 @@ def test_ten_thousand_features_take_under_a_second():
     )
     period = Period(NOVEMBER, NOVEMBER + DAY)
     analyze_potential_savings(usage, period, ListPrices())
-    began = time.perf_counter()
+    began = time.process_time()
     result = analyze_potential_savings(usage, period, ListPrices())
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert result.caching.savings[0].instead == "feature-9999"

@@ -10,13 +10,17 @@ import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import Literal
 
 from tokentra_dagster.analytics.priced_cells import ZERO, Cell, LeftOut, Prices, TokenRates, left_out
 
 Kind = Literal["caching", "batch", "model_selection"]
+Terms = tuple[date, bool]
+"""The day that prices are of, and whether they are a batch's."""
 ONE = Decimal(1)
 
 
@@ -34,7 +38,7 @@ class SavingsParameters:
     batch_discount_providers: tuple[str, ...] = ("openai", "anthropic", "google", "azure", "aws")
     """Their pages promise the discount for batches; used where the price list has no batch price for the model and day."""
     batchable_request_types: tuple[str, ...] = ("chat", "completion", "embedding")
-    production_environments: tuple[str, ...] = ("production", "prod", "live")
+    production_environments: tuple[str, ...] = ("production", "prod", "prd", "live")
     non_interactive_words: tuple[str, ...] = ("batch", "offline", "nightly", "eval", "evals", "evaluation", "backfill", "etl",
                                               "indexing", "digest", "report", "reports")  # fmt: skip
     interactive_words: tuple[str, ...] = ("interactive", "chat", "chatbot", "assistant", "copilot", "agent", "autocomplete",
@@ -172,12 +176,13 @@ def _mark(cells: Sequence[Cell], member: str, parameters: SavingsParameters) -> 
     if len(enough) < 2:
         return None
     rates = {name: Fraction(cached, given) for name, (given, cached, _) in enough.items()}
-    best = min(rates, key=lambda name: (-rates[name], name))
+    top = max(rates.values())
+    best = min(name for name, rate in rates.items() if rate == top)
     counted = [one[2] for one in enough.values()]
     known = [count for count in counted if count is not None]
     read = sum(one[1] for one in enough.values())
     per_read = Decimal(sum(known)) / read if read and len(known) == len(counted) else None
-    return _Mark(member, best, rates[best], statistics.median(rates.values()), per_read, len(enough))
+    return _Mark(member, best, top, statistics.median(rates.values()), per_read, len(enough))
 
 
 def _caching_of(provider: str, model: str, cells: Sequence[Cell], mark: _Mark) -> Saving:
@@ -239,8 +244,9 @@ def batch(cells: Sequence[Cell], prices: Prices, parameters: SavingsParameters) 
     return _kind("batch", savings, refused)
 
 
-def _words(feature: str | None) -> set[str]:
-    return set(re.split(r"[^a-z0-9]+", (feature or "").lower()))
+@lru_cache(maxsize=16_384)
+def _words(feature: str | None) -> frozenset[str]:
+    return frozenset(re.split(r"[^a-z0-9]+", (feature or "").lower()))
 
 
 def _unbatchable(cell: Cell, parameters: SavingsParameters) -> str | None:
@@ -321,31 +327,42 @@ def cheaper_sibling(cells: Sequence[Cell], prices: Prices, parameters: SavingsPa
     return _kind("model_selection", savings, refused)
 
 
-def _next_cheaper(provider: str, model: str, cells: Sequence[Cell], prices: Prices) -> tuple[str, list[Decimal]] | None:
-    """The dearest of the siblings that would have been cheaper (the smallest step; of equals the last by name), with each cell's cost."""
+def _next_cheaper(
+    provider: str, model: str, cells: Sequence[Cell], prices: Prices
+) -> tuple[str, Mapping[Terms, TokenRates]] | None:
+    """The dearest of the siblings that would have been cheaper (the smallest step; of equals the last by name), with its prices."""
+    tokens: dict[Terms, tuple[int, int, int, int]] = {}
+    for cell in cells:
+        uncached, cached, written, output = tokens.get((cell.day, cell.is_batch), (0, 0, 0, 0))
+        more = uncached + cell.uncached, cached + cell.cached, written + cell.cache_creation, output + cell.output
+        tokens[cell.day, cell.is_batch] = more
     paid = sum((cell.list_cost for cell in cells), ZERO)
-    best: tuple[Decimal, str, list[Decimal]] | None = None
+    best: tuple[Decimal, str, Mapping[Terms, TokenRates]] | None = None
     for sibling in prices.siblings(provider, model):
-        costs = []
-        for cell in cells:
-            rates = prices.rates(provider, sibling, cell.day, batch=cell.is_batch)
-            cost = None if rates is None else cell.cost_at(rates)
-            if cost is None:
-                break
-            costs.append(cost)
-        total = sum(costs, ZERO)
-        if len(costs) == len(cells) and total < paid and (best is None or (total, sibling) > best[:2]):
-            best = total, sibling, costs
+        rates = {terms: prices.rates(provider, sibling, terms[0], batch=terms[1]) for terms in tokens}
+        known = {terms: one for terms, one in rates.items() if one is not None}
+        costs = [known[terms].cost(*counts) for terms, counts in tokens.items() if terms in known]
+        total = sum((cost for cost in costs if cost is not None), ZERO)
+        if len(costs) < len(tokens) or None in costs or total >= paid:
+            continue
+        if best is None or (total, sibling) > best[:2]:
+            best = total, sibling, known
     return None if best is None else best[1:]
 
 
 def _sibling_of(
-    provider: str, model: str, cells: Sequence[Cell], sibling: str, costs: Sequence[Decimal], parameters: SavingsParameters
+    provider: str,
+    model: str,
+    cells: Sequence[Cell],
+    sibling: str,
+    rates: Mapping[Terms, TokenRates],
+    parameters: SavingsParameters,
 ) -> Saving:
     low = high = ZERO
     by_feature: dict[str | None, Decimal] = {}
-    for cell, alternative in zip(cells, costs, strict=True):
-        cautious, bold = cell.saved(alternative)
+    for cell in cells:
+        alternative = cell.cost_at(rates[cell.day, cell.is_batch])
+        cautious, bold = cell.saved(cell.list_cost if alternative is None else alternative)
         high += bold
         small = cell.requests is not None and 0 < cell.tokens < cell.requests * parameters.small_request_tokens
         low += cautious if small else ZERO
