@@ -227,6 +227,13 @@ def test_the_next_cheaper_sibling_low_where_requests_are_small_high_for_all():
     assert (saving.instead, saving.low, saving.high) == ("gpt-5-mini", Decimal("1.80"), Decimal("3.60"))
 
 
+def test_a_batch_is_compared_with_a_batch_at_the_sibling():
+    result = savings(row("1.125", model="gpt-5", input_tokens=MILLION, output_tokens=100_000, service_type="batch"))
+    # Half of gpt-5's 2.25, and half of gpt-5-mini's 0.45.
+    assert result.model_selection.high == Decimal("1.125") - Decimal("0.225")
+    assert result.batch.high is None
+
+
 def test_requests_that_are_only_partly_known_are_not_small():
     common = {"model": "gpt-5", "input_tokens": MILLION, "output_tokens": 100_000}
     result = savings(row("2.25", **common, request_count=10_000), row("2.25", **common, request_count=None))
