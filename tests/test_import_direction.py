@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "simulator": {"errors", "records"},
     "warehouse": {"errors", "settings", "records"},
     "analytics": {"errors", "price_list"},
+    "list_prices": {"analytics", "price_list"},
     "usage_source": {"errors", "analytics", "warehouse"},
     "runtime": {"settings", "warehouse"},
     "resources": {"runtime", "settings", "warehouse"},
@@ -46,6 +47,7 @@ NOT_FOR = {
     "warehouse": VENDORS,
     "summary": {"dagster", "pyarrow", "sqlalchemy"},
     "analytics": {"psycopg", "sqlalchemy", "dagster", "pyarrow", *VENDORS},
+    "list_prices": {"psycopg", "sqlalchemy", "dagster", "pyarrow", *VENDORS},
     "usage_source": {"sqlalchemy", "dagster", *VENDORS},
     "simulator": {"psycopg", "dagster", *VENDORS},
 }
