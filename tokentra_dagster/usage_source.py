@@ -26,6 +26,7 @@ NAMES = {
     "user": "SELECT user_id, display_name FROM marts.dim_users WHERE org_id = %s",
     "api_key": "SELECT api_key_id, api_key_name FROM marts.dim_api_keys WHERE org_id = %s",
 }
+SUMMARY_FILTERS = ("provider", "model", "team", "project", "feature", "environment")
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,12 @@ class WarehouseUsage:
         return first and first.astimezone(UTC)
 
     def summary(self, period: Period, where: Mapping[str, str | None] | None = None) -> Mapping[str, Any]:
-        named = {"provider": None, "model": None, "team": None, "project": None, "feature": None, "environment": None} | dict(
-            where or {}
-        )
-        filters = [named.pop(name) for name in ("provider", "model", "team", "project", "feature", "environment")]
-        if named:
-            raise UsageError(f"A summary cannot be narrowed by {', '.join(named)}; use a drilldown.")
+        named = dict(where or {})
+        filters = [named.pop(name, None) for name in SUMMARY_FILTERS]
+        if named or None in (where or {}).values():
+            raise UsageError(
+                f"A summary is narrowed by a value of {', '.join(SUMMARY_FILTERS)}, not by {dict(where or {})}; use a drilldown."
+            )
         return self._one(
             "SELECT * FROM marts.get_usage_summary(%s, %s, %s, %s, %s, %s, %s, %s, %s)",
             self.org_id,
@@ -88,6 +89,17 @@ class WarehouseUsage:
             period.end,
             *filters,
         )
+
+    def known_until(self) -> datetime | None:
+        """The end of the newest hour that holds usage, or of the newest day where usage is known by day only; None without any."""
+        row = self._one(
+            "SELECT greatest((SELECT max(hour) + interval '1 hour' FROM marts.hourly_usage_totals WHERE org_id = %s), "
+            "(SELECT (max(date) + 1)::TIMESTAMP AT TIME ZONE 'UTC' FROM marts.daily_usage_rollup WHERE org_id = %s "
+            "AND active_hours IS NULL)) AS until",
+            self.org_id, self.org_id,
+        )  # fmt: skip
+        until: datetime | None = row["until"]
+        return until and until.astimezone(UTC)
 
     def labels(self, dimension: str) -> Mapping[str, str]:
         if dimension not in NAMES:
