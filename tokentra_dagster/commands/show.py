@@ -40,9 +40,13 @@ def text(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
+        return (
+            f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
+        )
     if isinstance(value, str):
-        return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d(\.\d+)?Z$", lambda m: m[1] if m[2] == "00:00" else f"{m[1]} {m[2]}", value)
+        return re.sub(
+            r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d(\.\d+)?Z$", lambda m: m[1] if m[2] == "00:00" else f"{m[1]} {m[2]}", value
+        )
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {text(item)}" for key, item in value.items())
     return ", ".join(text(item) for item in value) or "none"
