@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.analytics.golden import Golden, assert_equal
@@ -229,6 +229,7 @@ def test_every_utc_day_has_24_hours(day):
     assert [point.timestamp for point in usage_trend(usage, days(1, day), "day").data] == [day]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 10**15), st.integers(0, 10**12) | st.none()), max_size=20))
 def test_no_series_gives_nan_or_a_direction_against_its_line(pairs):
     usage = RecordedUsage.of(
