@@ -161,6 +161,15 @@ def test_the_trend_of_an_item_is_against_the_preceding_period():
     assert usage_breakdown(usage, WEEK, "feature").items[0].trend is None
 
 
+def test_a_narrowed_breakdown_has_narrowed_totals_and_trends():
+    usage = RecordedUsage.of([
+        *(usage_row(START, feature="a", team=team, input_tokens=tokens, output_tokens=0) for team, tokens in (("t", 6), ("u", 90))),
+        *(usage_row(BEFORE, feature="a", team=team, input_tokens=tokens, output_tokens=0) for team, tokens in (("t", 9), ("u", 1))),
+    ])  # fmt: skip
+    found = usage_breakdown(usage, WEEK, "feature", where={"team": "t"}, trend=True)
+    assert (shown(found), found.total.tokens, found.items[0].trend) == ({"a": 6}, 6, "down")
+
+
 def test_there_is_no_trend_from_before_the_first_usage():
     found = usage_breakdown(RecordedUsage.of(features(a=5)), WEEK, "feature", trend=True)
     assert found.items[0].trend is None

@@ -102,7 +102,9 @@ def test_unknown_requests_have_no_change():
 
 
 def test_a_comparison_can_be_narrowed_and_limited():
-    usage = RecordedUsage.of([usage_row(START, feature="a", team="t"), usage_row(START, feature="b")])
+    usage = RecordedUsage.of([
+        usage_row(START, feature="a", team="t"), usage_row(START, feature="b", input_tokens=900), usage_row(BEFORE, feature="a", input_tokens=900),
+    ])  # fmt: skip
     assert [
         item.dimension_value for item in comparative_breakdown(usage, WEEK, None, "feature", 1, {"team": "t"}).comparisons
     ] == ["a"]

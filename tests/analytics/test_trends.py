@@ -111,19 +111,25 @@ def test_what_is_not_known_takes_no_part_in_the_analysis():
     assert analyze_trend(series(None, 10, None, 30), TrendParameters(volatile_above=9, stable_below=0.51)).direction == "stable"
 
 
+def test_how_many_points_make_a_direction_can_be_set():
+    assert analyze_trend(series(10, 20, 30)).direction == "increasing"
+    assert analyze_trend(series(10, 20, 30), TrendParameters(min_points=4)).direction == "stable"
+
+
 def test_every_metric_of_a_bucket():
     usage = RecordedUsage.of([
         usage_row(START + HOUR, request_count=3, success_count=2, error_count=1, total_latency_ms=300, estimated_cost=Decimal("0.1")),
-        usage_row(START + 2 * HOUR, request_count=1, total_latency_ms=900, estimated_cost=Decimal("0.2")),
+        usage_row(START + 2 * HOUR, request_count=1, total_latency_ms=900, estimated_cost=Decimal("0.1")),
+        usage_row(START + 3 * HOUR, request_count=4, total_latency_ms=None, input_tokens=0, output_tokens=0, estimated_cost=Decimal("0.1")),
         usage_row(START + 3 * HOUR, request_count=None, success_count=None, error_count=None, estimated_cost=None),
     ])  # fmt: skip
     found = {metric: usage_trend(usage, days(1), "day", metric).data[0] for metric in METRICS}
     assert {metric: point.value for metric, point in found.items()} == {
-        "tokens": 330, "requests": 4, "errors": 1, "cost": Decimal("0.3"), "latency": 300.0,
+        "tokens": 330, "requests": 8, "errors": 1, "cost": Decimal("0.3"), "latency": 300.0,
     }  # fmt: skip
     # An average of the records' own averages, as in section 11, would say 500 ms (correction 35).
     assert (300 / 3 + 900 / 1) / 2 == 500
-    assert found["tokens"].error_rate == 25
+    assert found["tokens"].error_rate == 12.5
 
 
 def test_a_metric_that_nobody_reported_is_unknown():
@@ -195,10 +201,14 @@ def test_metrics_are_paired_by_bucket():
     assert (found.metrics, found.strength) == (("tokens", "latency"), "strong")
 
 
+def varying_requests(tokens: int) -> RecordedUsage:
+    return RecordedUsage.of(usage_row(START + place * DAY, input_tokens=tokens, request_count=place + 1) for place in range(4))
+
+
 @pytest.mark.parametrize(
     "usage",
-    [daily(), daily(5), daily(5, 9), daily(0, 0, 0), daily(7, 7, 7), daily(1, 2, 3, request_count=None)],
-    ids=["nothing", "one day", "two days", "zeros", "constant", "requests unknown"],
+    [varying_requests(7), daily(), daily(5), daily(5, 9), daily(0, 0, 0), daily(7, 8, 9), daily(1, 2, 3, request_count=None)],
+    ids=["constant tokens", "nothing", "one day", "two days", "zeros", "constant requests", "requests unknown"],
 )
 def test_an_undefined_correlation_is_unknown_and_weak(usage):
     found = multi_metric_trend(usage, days(5), ["tokens", "requests"], "day").correlations["tokens-requests"]

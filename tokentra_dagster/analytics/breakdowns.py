@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
@@ -188,26 +189,23 @@ def items_of(
     dimension: str,
     labels: Mapping[str, str],
     of_tokens: int | None,
-    trends: list[ItemTrend] | None = None,
+    trends: Sequence[ItemTrend | None] | None = None,
     has_other: bool = False,
 ) -> tuple[UsageBreakdownItem, ...]:
     """An item per row of a `ranked` frame; the last is the `Other` one if there is one. Shares are of `of_tokens`."""
-    columns = {name: known(frame, name) for name in (*MEASURES, "total_latency_ms", "latency_request_count")}
-    values = frame[dimension].tolist()
-    other = len(values) - 1 if has_other else None
-    return tuple(
-        UsageBreakdownItem(
-            dimension_value=value,
-            dimension_label=OTHER if place == other else labels.get(value, value),
-            **{name: columns[name][place] for name in MEASURES},
-            avg_latency_ms=average_latency(columns["total_latency_ms"][place], columns["latency_request_count"][place]),
-            percentage=ratio(columns["total_tokens"][place], of_tokens, 100),
-            trend=trends[place] if trends else None,
-            is_other=place == other,
-            is_unknown=place != other and value == UNKNOWN,
-        )
-        for place, value in enumerate(values)
-    )
+    values: list[str] = frame[dimension].tolist()
+    names, is_other = [labels.get(value, value) for value in values], [False] * len(values)
+    if has_other:
+        names[-1], is_other[-1] = OTHER, True
+    counts = [known(frame, name) for name in ("total_tokens", "input_tokens", "output_tokens", "request_count", "error_count")]
+    latencies = map(average_latency, known(frame, "total_latency_ms"), known(frame, "latency_request_count"))
+    shares = [ratio(tokens, of_tokens, 100) for tokens in counts[0]]
+    unknown = [value == UNKNOWN for value in values]
+    columns = zip(
+        values, names, *counts, latencies, known(frame, COST), shares, trends or [None] * len(values),
+        known(frame, "unpriced_tokens"), is_other, unknown, strict=True,
+    )  # fmt: skip
+    return tuple(itertools.starmap(UsageBreakdownItem, columns))
 
 
 def _trends(
