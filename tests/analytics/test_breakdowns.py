@@ -276,3 +276,13 @@ def test_the_rows_of_a_breakdown():
     assert rows["total_tokens", "api_key", "k-1"] == 110
     assert rows["token_share_pct", "api_key", "k-2"] == pytest.approx(100 / 12)
     assert rows["avg_latency_ms", "api_key", "k-2"] is None
+
+
+def test_a_value_called_other_and_the_rest_are_two_rows():
+    found = usage_breakdown(RecordedUsage.of(features(Other=9, a=8, b=7)), WEEK, "feature", limit=1)
+    assert [(item.dimension_value, item.is_other, item.total_tokens) for item in found.items] == [
+        ("Other", False, 9),
+        ("Other", True, 15),
+    ]
+    rows = {(row.metric, row.dimension_value): row.value for row in metric_rows(found)}
+    assert (rows["total_tokens", "Other"], rows["total_tokens", "Other values"]) == (9, 15)

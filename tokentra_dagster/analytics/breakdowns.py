@@ -229,10 +229,13 @@ def direction(current: int, previous: int, stable_below_pct: float) -> ItemTrend
 
 
 def metric_rows(result: UsageBreakdown) -> list[MetricRow]:
-    """The figures of each item, by dimension and value; `token_share_pct` is the share of all tokens."""
+    """The figures of each item, by dimension and value; `token_share_pct` is the share of all tokens. The rest is `Other values`
+    where a value is itself called `Other`, so that no two rows have the same key."""
     dimension = dimension_name(result.dimension)
+    named = {item.dimension_value for item in result.items if not item.is_other}
     rows = []
     for item in result.items:
+        value = f"{OTHER} values" if item.is_other and OTHER in named else item.dimension_value
         figures = {name: getattr(item, name) for name in (*MEASURES, "avg_latency_ms")} | {"token_share_pct": item.percentage}
-        rows += [MetricRow(metric, value, dimension, item.dimension_value) for metric, value in figures.items()]
+        rows += [MetricRow(metric, figure, dimension, value) for metric, figure in figures.items()]
     return rows
