@@ -15,6 +15,13 @@ from tokentra_dagster.analytics.sources import COST, COUNTS, DIMENSIONS
 
 EMPTY = {"moment": "datetime64[us, UTC]", **dict.fromkeys(DIMENSIONS, object), **dict.fromkeys(COUNTS, "Int64"), COST: object}
 
+RECORD = (
+    "id", "org_id", "provider_connection_id", "bucket_start", "bucket_end", "granularity", "service_tier", "min_latency_ms",
+    "max_latency_ms", "p50_latency_ms", "p95_latency_ms", "p99_latency_ms", "unique_user_count", "provider_metadata", "sync_id",
+    "synced_at", "created_at",
+)  # fmt: skip
+"""Columns of `usage_records` that rows here do not have."""
+
 
 def usage_row(moment: datetime, **fields: Any) -> dict[str, Any]:
     """One record with plausible values for what is not given; a count that is given as None is unknown."""
@@ -152,4 +159,12 @@ class RecordedUsage:
 
     def recent_activity(self, limit: int) -> Sequence[Mapping[str, Any]]:
         newest = self.rows.sort_values("moment", ascending=False).head(limit)
-        return [{**row, "timestamp": row["moment"].to_pydatetime()} for row in newest.to_dict("records")]
+        found = []
+        for row in newest.astype(object).where(newest.notna(), None).to_dict("records"):
+            named = {f"{name}_id": row[name] for name in ("team", "project", "cost_center", "api_key")}
+            users = None if row["user"] is None else [row["user"]]
+            found.append({
+                **dict.fromkeys(RECORD), **row, **named, "user_ids": users, "timestamp": row["moment"].to_pydatetime(),
+                "cached_input_tokens": row["cached_tokens"],
+            })  # fmt: skip
+        return found

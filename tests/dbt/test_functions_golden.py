@@ -17,10 +17,16 @@ import pandas as pd
 import pytest
 from psycopg.types.json import Jsonb
 
-from tests.analytics.golden import golden_case
+from tests.analytics.golden import assert_equal, golden_case
 from tests.dbt.conftest import database_named, run_models
 from tests.warehouse_data import connection, load, record, rows
+from tokentra_dagster.analytics.breakdowns import drilldown
+from tokentra_dagster.analytics.comparative import comparative_breakdown
+from tokentra_dagster.analytics.dashboard import usage_dashboard
+from tokentra_dagster.analytics.multidimensional import multi_dimensional_breakdown
 from tokentra_dagster.analytics.periods import Granularity, Period
+from tokentra_dagster.analytics.results import as_json
+from tokentra_dagster.analytics.trends import multi_metric_trend
 from tokentra_dagster.records import UsageRecord
 from tokentra_dagster.usage_source import WarehouseUsage
 from tokentra_dagster.warehouse.database import Database
@@ -250,3 +256,27 @@ def test_the_rest_of_what_analytics_read(example: Example) -> None:
         assert usage.quota_statuses() == []
         newest = usage.recent_activity(5)
         assert [row["timestamp"] for row in newest] == [row["timestamp"] for row in recorded.recent_activity(5)]
+
+
+def test_the_analyses_of_sections_4_6_and_7_from_the_warehouse(example: Example) -> None:
+    """The same answers as from the rows in memory (tests/analytics): the dashboard as one call, and what is beside it."""
+    expected, case = example.expected, example.case
+    period = Period(datetime.fromisoformat(case["start"]), datetime.fromisoformat(case["end"]))
+    with example.database.connect() as db:
+        usage = WarehouseUsage(db, example.org_id)
+        dashboard = as_json(usage_dashboard(usage, period))
+        assert_equal(dashboard["summary"], expected.get("summary.previous", expected["summary"]))
+        assert_equal(dashboard["tokenTrend"], expected["trend.day.tokens"])
+        assert_equal(dashboard["requestTrend"], expected["trend.day.requests"])
+        assert_equal(dashboard["modelBreakdown"], expected["breakdown.model"])
+        assert_equal(dashboard["featureBreakdown"], expected["breakdown.feature"])
+        assert [user["rank"] for user in dashboard["topUsers"]] == list(range(1, len(dashboard["topUsers"]) + 1))
+        newest = dashboard["recentActivity"]
+        assert (len(newest), {record["orgId"] for record in newest}) == (20, {str(example.org_id)})
+        assert newest[0]["timestamp"] == max(record["timestamp"] for record in newest)
+        assert_equal(as_json(multi_metric_trend(usage, period, ["tokens", "requests"])), expected["multiMetric"])
+        assert_equal(as_json(drilldown(usage, period, {"model": case["drill"]}, "feature")), expected["drilldown"])
+        several = expected["multiDimensional"]
+        assert_equal(as_json(multi_dimensional_breakdown(usage, period, several["dimensions"])), several)
+        if "comparativeBreakdown" in expected:
+            assert_equal(as_json(comparative_breakdown(usage, period, dimension="model")), expected["comparativeBreakdown"])
