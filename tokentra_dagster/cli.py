@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from tokentra_dagster.commands.analyze import analyze
 from tokentra_dagster.commands.look import doctor, summary
 from tokentra_dagster.commands.platform import database, demo, simulate, up
 from tokentra_dagster.commands.retention import retention
@@ -23,7 +24,7 @@ def cli() -> None:
     """Usage of AI providers that agrees with the bill: sync, load, roll up, look."""
 
 
-for command in (up, demo, simulate, database, org, connection, rule, sync, import_, build, summary, retention, doctor):
+for command in (up, demo, simulate, database, org, connection, rule, sync, import_, build, summary, analyze, retention, doctor):
     cli.add_command(command)
 
 

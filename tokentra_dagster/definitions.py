@@ -7,6 +7,8 @@ from typing import Any
 
 import dagster as dg
 
+from tokentra_dagster.analytics_assets import DAILY, analytics
+
 # As a module: Dagster refuses two Definitions under names of this one.
 from tokentra_dagster.ingest import definitions as ingest
 from tokentra_dagster.resources import Warehouse
@@ -28,11 +30,12 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     """Everything Dagster knows of us. `overrides` replaces resources by name, for tests."""
     models, dbt = dbt_definitions(Settings.from_environment())
     return dg.Definitions(
-        assets=[*(ingest.raw_layer.assets or ()), models],
+        assets=[*(ingest.raw_layer.assets or ()), models, analytics],
         jobs=[
             *(ingest.raw_layer.jobs or ()),
             retention_job,
             dg.define_asset_job("build_job", selection=dg.AssetSelection.assets(models)),
+            dg.define_asset_job("analytics_job", selection=dg.AssetSelection.assets(analytics), partitions_def=DAILY),
         ],
         asset_checks=ingest.raw_layer.asset_checks,
         schedules=[*(ingest.raw_layer.schedules or ()), retention_schedule],

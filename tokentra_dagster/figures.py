@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from tokentra_dagster.analyses import Efficiency
-from tokentra_dagster.analytics.anomalies import AnomalyReport
+from tokentra_dagster.analytics.anomaly_results import AnomalyReport
 from tokentra_dagster.analytics.breakdowns import UsageBreakdown
 from tokentra_dagster.analytics.comparison import UsageComparison
 from tokentra_dagster.analytics.coverage import AttributionCoverage
