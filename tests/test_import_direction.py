@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "retention": {"resources", "settings", "transform", "warehouse"},
     "analyses": {"analytics"},
     "charts": set(),
+    "tables": {"analyses", "analytics"},
     "figures": {"analyses", "analytics", "charts"},
     "analytics_store": {"analytics", "warehouse"},
     "analytics_assets": {
@@ -47,6 +48,7 @@ ALLOWED: dict[str, set[str]] = {
         "usage_source",
         "warehouse",
     },
+    "report": {"analyses", "analytics", "charts", "figures", "tables"},
     "definitions": {"analytics_assets", "ingest", "resources", "retention", "settings", "transform"},
     "runs": {"errors", "settings", "ingest", "definitions"},
     "platform": {"errors", "runtime", "settings", "transform", "warehouse"},
@@ -65,6 +67,8 @@ NOT_FOR = {
     "analyses": {"psycopg", "sqlalchemy", "dagster", *VENDORS},
     "charts": {"psycopg", "dagster", "pandas"},
     "figures": {"psycopg", "dagster"},
+    "report": {"psycopg", "dagster"},
+    "tables": {"psycopg", "dagster", "matplotlib"},
     "usage_source": {"sqlalchemy", "dagster", *VENDORS},
     "simulator": {"psycopg", "dagster", *VENDORS},
 }

@@ -16,9 +16,10 @@ import dagster as dg
 from tokentra_dagster.analyses import ANALYSES, Analysis, Request, windows_of
 from tokentra_dagster.analytics_store import Findings, store
 from tokentra_dagster.charts import png_markdown
-from tokentra_dagster.figures import EVIDENCE, markdown
+from tokentra_dagster.figures import figure_of
 from tokentra_dagster.list_prices import ListPrices
 from tokentra_dagster.resources import Warehouse
+from tokentra_dagster.tables import markdown, tables_of
 from tokentra_dagster.usage_source import WarehouseUsage
 from tokentra_dagster.warehouse.directory import Connection
 
@@ -30,6 +31,8 @@ MARTS = (
 )  # fmt: skip
 SHOWN = ("30d", "month", "90d", "7d")
 """Which window the UI shows: the first of these that an analysis has."""
+SHOWN_TABLES = 3
+SHOWN_ORGANIZATIONS = 3
 # The newest whole day is analysed anew whenever a build has changed the marts; older days when a person asks (docs/analytics.md).
 FOLLOW_MARTS = (
     dg.AutomationCondition.in_latest_time_window()
@@ -115,11 +118,10 @@ def evidence(name: str, written: list[Stored]) -> Mapping[str, Any]:
         "insights": sum(stored.insights for stored in written),
         "recommendations": sum(stored.recommendations for stored in written),
     }
-    for organization, stored in list(shown.items())[:3]:
-        figure, table = EVIDENCE[name](stored.result)
+    for organization, stored in list(shown.items())[:SHOWN_ORGANIZATIONS]:
         title = f"{organization}, {stored.window}"
-        metadata[f"{title}: table"] = dg.MetadataValue.md(markdown(table))
-        metadata[f"{title}: plot"] = dg.MetadataValue.md(png_markdown(figure, f"{name} of {title}"))
+        metadata[f"{title}: tables"] = dg.MetadataValue.md("\n\n".join(map(markdown, tables_of(stored.result)[:SHOWN_TABLES])))
+        metadata[f"{title}: plot"] = dg.MetadataValue.md(png_markdown(figure_of(stored.result), f"{name} of {title}"))
     return metadata
 
 

@@ -56,7 +56,7 @@ def time_chart(
     _dates(axes)
     _amounts(axes, unit)
     if len(series) + bool(marks) > 1:
-        axes.legend(frameon=False, labelcolor=TEXT, fontsize=8, loc="upper left", ncols=3)
+        axes.legend(frameon=False, labelcolor=TEXT, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return figure
 
 

@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from tokentra_dagster.commands.analyze import analyze
+from tokentra_dagster.commands.analyze import analyze, report
 from tokentra_dagster.commands.look import doctor, summary
 from tokentra_dagster.commands.platform import database, demo, simulate, up
 from tokentra_dagster.commands.retention import retention
@@ -24,7 +24,23 @@ def cli() -> None:
     """Usage of AI providers that agrees with the bill: sync, load, roll up, look."""
 
 
-for command in (up, demo, simulate, database, org, connection, rule, sync, import_, build, summary, analyze, retention, doctor):
+for command in (
+    up,
+    demo,
+    simulate,
+    database,
+    org,
+    connection,
+    rule,
+    sync,
+    import_,
+    build,
+    summary,
+    analyze,
+    report,
+    retention,
+    doctor,
+):
     cli.add_command(command)
 
 

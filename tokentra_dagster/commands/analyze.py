@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,8 +14,9 @@ import click
 from tokentra_dagster.commands.common import echo_json, open_database, pairs, parse_moment
 
 if TYPE_CHECKING:
-    from tokentra_dagster.analyses import Request
+    from tokentra_dagster.analyses import Analysis, Request
 
+MOST_ROWS = 31
 GRANULARITIES = ("minute", "hour", "day", "week", "month")
 METRICS = ("tokens", "requests", "errors", "cost", "latency")
 COMPARISONS = ("previous", "mom", "qoq", "yoy")
@@ -63,23 +66,41 @@ def reading(org_name: str, start: str, end: str) -> Iterator[Request]:
         yield Request(usage, period, max(known, period.start), ListPrices())
 
 
-def echo(title: str, org_name: str, result: Any, as_json: bool) -> None:
-    """A result for a program, or for a person."""
+def echo(org_name: str, result: Any, as_json: bool, sentences: Sequence[tuple[str, str, str]] = ()) -> None:
+    """A result for a program, or for a person: its tables, then what follows from it (level, title, description)."""
     from tokentra_dagster.analytics.results import as_json as to_json
-    from tokentra_dagster.commands.show import echo_result
+    from tokentra_dagster.commands.common import echo_table
 
-    document = to_json(result)
     if as_json:
-        echo_json(document)
-    else:
-        echo_result(f"{title} of {org_name}", document)
+        echo_json(to_json(result))
+        return
+    from tokentra_dagster.tables import figure_text, is_number, tables_of
+
+    for table in tables_of(result):
+        shown = table.rows[:MOST_ROWS]
+        more = f" ({len(shown)} of {len(table.rows)}; --json has all)" if len(table.rows) > len(shown) else ""
+        columns = [(heading, is_number(table, number)) for number, heading in enumerate(table.headings)]
+        echo_table(f"{org_name}: {table.title}{more}", columns, ([figure_text(value) for value in row] for row in shown))
+    for level, title, description in sentences:
+        click.echo(f"{level}: {title}. {description}")
 
 
 def _run(name: str, org_name: str, start: str, end: str, as_json: bool) -> None:
     from tokentra_dagster.analyses import ANALYSES
 
+    analysis = ANALYSES[name]
     with reading(org_name, start, end) as request:
-        echo(ANALYSES[name].title, org_name, ANALYSES[name].compute(request), as_json)
+        result = analysis.compute(request)
+    echo(org_name, result, as_json, _sentences(analysis, result))
+
+
+def _sentences(analysis: Analysis, result: Any) -> list[tuple[str, str, str]]:
+    insights = [(row.severity, row.title, row.description) for row in analysis.insight_rows(result)]
+    advice = [
+        (f"recommended ({row.priority})", row.title, f"{row.description} {row.action}")
+        for row in analysis.recommendation_rows(result)
+    ]
+    return insights + advice
 
 
 @analyze.command()
@@ -97,7 +118,7 @@ def summary(org_name: str, start: str, end: str, as_json: bool, filters: tuple[s
 
     with reading(org_name, start, end) as request:
         result = usage_summary(request.usage, request.period, pairs(filters, "--where"), comparison)
-    echo("Summary", org_name, result, as_json)
+    echo(org_name, result, as_json)
 
 
 @analyze.command()
@@ -113,7 +134,7 @@ def trend(org_name: str, start: str, end: str, as_json: bool, filters: tuple[str
 
     with reading(org_name, start, end) as request:
         result = usage_trend(request.usage, request.period, granularity, metric, pairs(filters, "--where"))
-    echo(f"Trend of {metric}", org_name, result, as_json)
+    echo(org_name, result, as_json)
 
 
 @analyze.command()
@@ -129,7 +150,7 @@ def breakdown(org_name: str, start: str, end: str, as_json: bool, filters: tuple
 
     with reading(org_name, start, end) as request:
         result = usage_breakdown(request.usage, request.period, dimension, limit, pairs(filters, "--where"), trend=True)
-    echo(f"Usage by {dimension}", org_name, result, as_json)
+    echo(org_name, result, as_json)
 
 
 @analyze.command()
@@ -147,7 +168,7 @@ def drilldown(
 
     with reading(org_name, start, end) as request:
         result = drill(request.usage, request.period, pairs(steps, "--path"), dimension, limit)
-    echo("Drilldown", org_name, result, as_json)
+    echo(org_name, result, as_json)
 
 
 @analyze.command()
@@ -166,7 +187,7 @@ def patterns(org_name: str, start: str, end: str, as_json: bool, time_zone: str)
 
     with reading(org_name, start, end) as request:
         result = analyze_usage_patterns(request.usage, request.period, time_zone)
-    echo("Usage patterns", org_name, result, as_json)
+    echo(org_name, result, as_json)
 
 
 @analyze.command()
@@ -194,7 +215,7 @@ def compare(
     dimensions: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Fourteen metrics against another period: significance, insights, recommendations, health."""
-    from tokentra_dagster.analyses import COMPARED, with_previous
+    from tokentra_dagster.analyses import ANALYSES, COMPARED, with_previous
     from tokentra_dagster.analytics.comparison import compare_usage
     from tokentra_dagster.analytics.comparison_periods import ComparisonPeriods, DateRange
 
@@ -206,7 +227,7 @@ def compare(
             earlier = DateRange(parse_moment(previous_from, "--previous-from"), parse_moment(previous_to, "--previous-to"))
             periods = ComparisonPeriods(periods.current, earlier)
         result = compare_usage(request.usage, periods, dimensions or COMPARED, pairs(filters, "--where"))
-    echo("Comparison", org_name, result, as_json)
+    echo(org_name, result, as_json, _sentences(ANALYSES["comparison"], result))
 
 
 @analyze.command()
@@ -240,7 +261,7 @@ def users(org_name: str, start: str, end: str, as_json: bool, order_by: str, lim
 
     with reading(org_name, start, end) as request:
         result = analyze_user_activity(request.usage, request.period, order_by, limit)
-    echo("User activity", org_name, result, as_json)
+    echo(org_name, result, as_json)
 
 
 @analyze.command()
@@ -248,3 +269,22 @@ def users(org_name: str, start: str, end: str, as_json: bool, order_by: str, lim
 def dashboard(org_name: str, start: str, end: str, as_json: bool) -> None:
     """Summary, trends, breakdowns, top users, quotas and recent activity in one."""
     _run("dashboard", org_name, start, end, as_json)
+
+
+@click.command()
+@click.option("--org", "org_name", required=True)
+@click.option("--from", "start", required=True, help="First moment, UTC, e.g. 2026-06-01.")
+@click.option("--to", "end", required=True, help="The moment after the last one, UTC.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The HTML file to write.")
+@click.option("--time-zone", default="UTC", show_default=True, help="IANA name, for hours of the day and days of the week.")
+def report(org_name: str, start: str, end: str, out: Path, time_zone: str) -> None:
+    """One HTML page with everything: summary, trends, breakdowns, patterns, quotas, anomalies, forecast, advice."""
+    from tokentra_dagster.report.collect import collect
+    from tokentra_dagster.report.page import render
+
+    if not out.parent.is_dir():
+        raise click.BadParameter(f"the folder {out.parent} does not exist; create it first", param_hint="--out")
+    with reading(org_name, start, end) as request:
+        page = render(collect(replace(request, time_zone=time_zone), org_name))
+    out.write_text(page, encoding="utf-8")
+    click.echo(f"Wrote {out} ({len(page.encode()) // 1024:,} kB).")
