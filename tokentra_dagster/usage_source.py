@@ -126,9 +126,14 @@ class WarehouseUsage:
         )
 
     def recent_activity(self, limit: int) -> Sequence[Mapping[str, Any]]:
+        # Each connection's newest are found by the records' key; over all of them at once every record would be read.
         return self._all(
-            "SELECT * FROM raw.usage_records WHERE org_id = %s ORDER BY timestamp DESC, id LIMIT %s", self.org_id, limit
-        )
+            "SELECT newest.* FROM app.provider_connections AS connection CROSS JOIN LATERAL ("
+            "SELECT * FROM raw.usage_records AS record WHERE record.provider_connection_id = connection.id "
+            "ORDER BY record.timestamp DESC, record.id LIMIT %s) AS newest "
+            "WHERE connection.org_id = %s ORDER BY newest.timestamp DESC, newest.id LIMIT %s",
+            limit, self.org_id, limit,
+        )  # fmt: skip
 
     def _cursor(self) -> Cursor[tuple[Any, ...]]:
         self._require_marts()

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from decimal import Decimal
+from datetime import datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pandas as pd
 import pytest
 from psycopg.types.json import Jsonb
 
-from tests.analytics.golden import assert_equal, golden_case
-from tests.dbt.conftest import database_named, run_models
-from tests.warehouse_data import connection, load, record, rows
+from tests.analytics.golden import GOLDEN, assert_equal, golden_case
+from tests.dbt.golden_example import Example, built_example
 from tokentra_dagster.analytics.breakdowns import drilldown
 from tokentra_dagster.analytics.comparative import comparative_breakdown
 from tokentra_dagster.analytics.dashboard import usage_dashboard
@@ -27,60 +20,15 @@ from tokentra_dagster.analytics.multidimensional import multi_dimensional_breakd
 from tokentra_dagster.analytics.periods import Granularity, Period
 from tokentra_dagster.analytics.results import as_json
 from tokentra_dagster.analytics.trends import multi_metric_trend
-from tokentra_dagster.records import UsageRecord
 from tokentra_dagster.usage_source import WarehouseUsage
-from tokentra_dagster.warehouse.database import Database
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the worked examples are not beside this checkout (../shared/golden)")
-COUNTS = (
-    "request_count",
-    "success_count",
-    "error_count",
-    "input_tokens",
-    "output_tokens",
-    "cached_input_tokens",
-    "total_latency_ms",
-)
-TEXTS = ("model", "request_type", "feature", "environment", "api_key_id", "user_id")
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    name: str
-    database: Database
-    org_id: UUID
-    case: dict[str, Any]
-    expected: dict[str, Any]
-
-    def call(self, statement: str, *arguments: Any) -> list[dict[str, Any]]:
-        return rows(self.database, f"SELECT * FROM {statement}", *arguments)
-
-    @property
-    def period(self) -> tuple[UUID, str, str]:
-        return self.org_id, self.case["start"], self.case["end"]
 
 
 @pytest.fixture(scope="module", params=["agents", "cluster"])
 def example(request, server_url: str, template_database: str, dbt_target: Path) -> Iterator[Example]:
-    folder = GOLDEN / request.param
-    granularity = "1m" if request.param == "agents" else "1h"
-    with gzip.open(folder / "rows.csv.gz", "rt") as file:
-        lines = list(csv.DictReader(file))
-    items = [_record(line, granularity) for line in lines]
-    start = min(item.bucket_start for item in items).replace(hour=0, minute=0)
-    end = max(item.bucket_end for item in items) + timedelta(days=1)
-    with database_named(f"golden_{request.param}", server_url, template_database) as database:
-        row = connection(database, provider=lines[0]["provider"])
-        load(database, row, items, start, end.replace(hour=0, minute=0), granularity)
-        run_models(database, dbt_target)
-        case, expected = (json.loads((folder / f"{name}.json").read_text()) for name in ("case", "expected"))
-        yield Example(request.param, database, row.org_id, case, expected)
-
-
-def _record(line: dict[str, str], granularity: str) -> UsageRecord:
-    fields: dict[str, Any] = {name: int(line[name]) for name in COUNTS} | {name: line[name] or None for name in TEXTS}
-    return record(datetime.fromisoformat(line["timestamp"]), granularity, reported_cost=Decimal(line["estimated_cost"]), **fields)
+    with built_example(request.param, server_url, template_database, dbt_target) as built:
+        yield built
 
 
 def same(found: Any, expected: Any) -> bool:
