@@ -6,9 +6,11 @@ import sys
 
 
 def main(names: list[str]) -> None:
-    from bench import functions, load, memory, rollup
+    from bench import analytics_quality, functions, load, memory, rollup
 
-    known = {"functions": functions.run, "load": load.run, "memory": memory.run, "rollup": rollup.run}
+    known = {
+        "functions": functions.run, "load": load.run, "memory": memory.run, "rollup": rollup.run, "quality": analytics_quality.run,
+    }  # fmt: skip
     unknown = [name for name in names if name not in known]
     if unknown:
         sys.exit(f"No benchmark is named {', '.join(unknown)}; there are {', '.join(known)}.")

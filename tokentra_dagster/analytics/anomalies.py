@@ -145,13 +145,19 @@ def find_runs(judged: Judgement, rule: Rule) -> Iterator[_Run]:
     for row in np.flatnonzero(judged.flags.any(axis=1)):
         flagged = np.flatnonzero(judged.flags[row])
         signs, numbers = judged.flags[row, flagged], judged.runs[row, flagged]
-        shifts = np.cumsum(judged.shifts[row])[flagged]
+        shifted = judged.shifts[row, numbers]
         # What is out of the band after a new level was taken is another anomaly.
-        same = (numbers[1:] == numbers[:-1]) | ((np.diff(flagged) <= rule.gap + 1) & (np.diff(shifts) == 0) & (shifts[1:] == 0))
+        same = (numbers[1:] == numbers[:-1]) | ((np.diff(flagged) <= rule.gap + 1) & ~shifted[:-1])
         breaks = np.flatnonzero(~(same & (signs[1:] == signs[:-1]))) + 1
         for buckets in np.split(flagged, breaks):
-            shift = bool(judged.shifts[row, buckets[0] : buckets[-1] + 1].any())
-            yield _Run(int(row), int(buckets[0]), int(buckets[-1]), int(judged.flags[row, buckets[0]]), buckets, shift)
+            yield _Run(
+                int(row),
+                int(buckets[0]),
+                int(buckets[-1]),
+                int(judged.flags[row, buckets[0]]),
+                buckets,
+                bool(judged.shifts[row, judged.runs[row, buckets]].any()),
+            )
 
 
 def is_recurring(flags: npt.NDArray[np.int8], buckets: npt.NDArray[np.int64], rule: Rule) -> bool:
