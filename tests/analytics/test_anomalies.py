@@ -18,6 +18,7 @@ from tokentra_dagster.analytics.anomaly_detection import DAILY, HOURLY, judge
 from tokentra_dagster.analytics.anomaly_explanation import largest_contribution
 from tokentra_dagster.analytics.periods import DAY, Period
 from tokentra_dagster.analytics.results import as_json
+from tokentra_dagster.analytics.usage_series import read_series
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 """A Monday."""
@@ -207,6 +208,23 @@ def test_a_tiny_series_does_not_alarm_whatever_it_does():
     assert weeks_of(usage, 5, 6).anomalies == ()
 
 
+def test_single_large_requests_among_small_ones_are_chance():
+    """A key starts to send one request of 300,000 tokens in every fifth working hour: more than its usual 2,000 an hour, but no news."""
+    random = np.random.default_rng(5)
+    rows = []
+    for number in range(6 * 168):
+        moment = START + number * HOUR
+        rows.append(usage_row(moment, api_key="key", input_tokens=2000, output_tokens=0, request_count=1))
+        if moment >= START + 21 * DAY and 8 <= moment.hour < 18 and random.random() < 0.2:
+            rows.append(usage_row(moment, api_key="key", input_tokens=300_000, output_tokens=0, request_count=1))
+    usage = RecordedUsage.of(rows)
+    report = weeks_of(usage, 3, 6)
+    assert [one for one in report.anomalies if one.measure == "tokens" and one.granularity == "hour"] == []
+    # Without a look at the size of requests dozens of hours would alarm.
+    values = read_series(usage, Period(START, START + 42 * DAY), "hour", ()).values["tokens"]
+    assert (judge(values, HOURLY, np.array([50_000.0])).flags > 0).sum() > 20
+
+
 def test_unknown_errors_are_not_taken_for_none():
     usage = usage_with(lambda key, moment: 1)
     unknown = usage.rows["moment"] >= TUESDAY
@@ -256,7 +274,7 @@ SHAPES = {
         usage_row(START + n * HOUR, request_count=None, success_count=None, error_count=None, estimated_cost=None)
         for n in range(0, 24 * 30, 7)
     ],
-    "one huge row": [ROW, usage_row(START + 25 * DAY, input_tokens=10**15)],
+    "one huge row": [ROW, usage_row(START + 25 * DAY, input_tokens=10**15, request_count=1000, success_count=1000)],
 }
 
 

@@ -27,7 +27,7 @@ from tokentra_dagster.analytics.anomaly_results import (
 from tokentra_dagster.analytics.periods import DAY, WIDTHS, Granularity, Period, floor
 from tokentra_dagster.analytics.results import Severity
 from tokentra_dagster.analytics.sources import UsageSource
-from tokentra_dagster.analytics.usage_series import MEASURES, Measure, SeriesName, SeriesTable, read_series, watch
+from tokentra_dagster.analytics.usage_series import MEASURES, Measure, SeriesName, SeriesTable, read_series, request_sizes, watch
 
 __all__ = ["AnomalyParameters", "analyze_anomalies", "insight_rows", "metric_rows"]
 
@@ -124,7 +124,7 @@ def _found(
     for measure in parameters.measures:
         values = table.values[measure]
         minimum = np.full(len(values), parameters.minimum(measure, table.granularity))
-        judged = judge(values, rule, minimum)
+        judged = judge(values, rule, minimum, request_sizes(table, measure, 4 * rule.season))
         judged.flags[:, max(settled, 0) :][judged.flags[:, max(settled, 0) :] < 0] = 0
         if measure == "errors":
             # Fewer errors are no anomaly that anybody wants to hear of.

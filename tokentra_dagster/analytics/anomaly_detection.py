@@ -46,6 +46,8 @@ class Rule:
     """A deviation below this share of the expectation never counts."""
     of_level: float
     """Nor one below this share of the series's average bucket."""
+    count_spreads: float
+    """Nor one below so many spreads of a count: an hour of a few large requests has more or fewer of them by chance alone."""
     shift_after: int
     """So many buckets out of the band in one run are a new level,"""
     shift_span: int
@@ -58,8 +60,8 @@ class Rule:
     """A bucket is nothing new if all buckets at the distances of one group were found out of the band in the same direction."""
 
 
-HOURLY = Rule(168, 24, 2, 6, 48.0, 5.5, 1.5, 0.99, 0.35, 0.35, 12, 24, 2, 168, ((24, 48), (168,)))
-DAILY = Rule(7, 1, 3, 8, 4.0, 5.5, 1.3, 0.97, 0.25, 0.25, 3, 3, 0, 14, ((7,),))
+HOURLY = Rule(168, 24, 2, 6, 48.0, 5.5, 1.5, 0.99, 0.35, 0.35, 4.0, 12, 24, 2, 168, ((24, 48), (168,)))
+DAILY = Rule(7, 1, 3, 8, 4.0, 5.5, 1.3, 0.97, 0.25, 0.25, 4.0, 3, 3, 0, 14, ((7,),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +88,23 @@ def first_known(values: Floats) -> npt.NDArray[np.int64]:
     return found
 
 
-def judge(values: Floats, rule: Rule, minimum: Floats) -> Judgement:
+def judge(values: Floats, rule: Rule, minimum: Floats, sizes: Floats | None = None) -> Judgement:
     """Judge every bucket. `values`: series x buckets, NaN before a series's first usage and where it is unknown; `minimum`: one
-    value per series, the smallest absolute deviation that counts."""
+    value per series, the smallest absolute deviation that counts; `sizes`: of what one request adds to a bucket, as `values`; without
+    them nothing is said about chance in small counts."""
     count, buckets = values.shape
     first = first_known(values)
     # Each series begins with its own first usage, so that its weeks are whole.
     places = first[:, None] + np.arange(buckets)[None, :]
     inside = places < buckets
-    aligned = np.where(inside, np.take_along_axis(values, np.minimum(places, buckets - 1), axis=1), np.nan)
     weeks = -(-buckets // rule.season)
-    padded = np.full((count, weeks * rule.season), np.nan)
-    padded[:, :buckets] = aligned
-    state = _Judge(padded, rule, minimum)
+
+    def aligned(source: Floats) -> Floats:
+        padded = np.full((count, weeks * rule.season), np.nan)
+        padded[:, :buckets] = np.where(inside, np.take_along_axis(source, np.minimum(places, buckets - 1), axis=1), np.nan)
+        return padded
+
+    state = _Judge(aligned(values), rule, minimum, np.nan_to_num(aligned(np.zeros_like(values) if sizes is None else sizes)))
     for week in range(weeks):
         state.week(week)
 
@@ -116,8 +122,8 @@ def judge(values: Floats, rule: Rule, minimum: Floats) -> Judgement:
 class _Judge:
     """Goes through the weeks of all series at once; within a week bucket by bucket, because the level does."""
 
-    def __init__(self, values: Floats, rule: Rule, minimum: Floats) -> None:
-        self.values, self.rule, self.minimum = values, rule, minimum
+    def __init__(self, values: Floats, rule: Rule, minimum: Floats, sizes: Floats) -> None:
+        self.values, self.rule, self.minimum, self.sizes = values, rule, minimum, sizes
         shape = values.shape
         self.expected, self.lower, self.upper, self.score = (np.full(shape, np.nan) for _ in range(4))
         self.flags, self.runs, self.shifts = np.zeros(shape, np.int8), np.full(shape, -1), np.zeros(shape, bool)
@@ -189,8 +195,11 @@ class _Judge:
         wide_up = spread * np.maximum(rule.threshold, rule.tail * high)
         wide_down = spread * np.maximum(rule.threshold, rule.tail * low)
         floor = np.maximum(np.maximum(self.minimum, rule.relative * expected), rule.of_level * level)
-        upper = np.maximum((expected + pseudo) * np.exp(np.minimum(wide_up, 20.0)) - pseudo, expected + floor)
-        lower = np.maximum(np.minimum((expected + pseudo) * np.exp(-wide_down) - pseudo, expected - floor), 0.0)
+        # More than E by k spreads of a count of requests of size s: x - E = k sqrt(x s), solved for x; less than E by k sqrt(E s).
+        chance = self.sizes[:, at] * rule.count_spreads**2
+        more, less = chance / 2 + np.sqrt(chance * expected + chance**2 / 4), np.sqrt(chance * expected)
+        upper = np.maximum((expected + pseudo) * np.exp(np.minimum(wide_up, 20.0)) - pseudo, expected + np.maximum(floor, more))
+        lower = np.maximum(np.minimum((expected + pseudo) * np.exp(-wide_down) - pseudo, expected - np.maximum(floor, less)), 0.0)
         distance = np.log((np.where(known, actual, expected) + pseudo) / np.maximum(expected + pseudo, 1e-12))
         distance = np.where(expected + pseudo > 0, distance, 0.0)
         sign = np.where(known & (actual > upper), 1, np.where(known & (actual < lower), -1, 0)).astype(np.int8)

@@ -59,6 +59,23 @@ class SeriesTable:
         return self.period.start + bucket * WIDTHS[self.granularity]
 
 
+def request_sizes(table: SeriesTable, measure: Measure, memory: int) -> Floats:
+    """What one request adds to a bucket of the measure: the larger of the bucket's own mean and that of the last `memory` buckets, there
+    weighted by what was used, so that a few large requests among many small ones show. 1 for counts, 0 where requests are unknown."""
+    values = table.values[measure]
+    if measure in ("requests", "errors"):
+        return np.ones_like(values)
+    used, requests = np.nan_to_num(values), np.nan_to_num(table.values["requests"])
+    own = np.divide(used, requests, out=np.zeros_like(used), where=requests > 0)
+    before = np.zeros((len(used), 1))
+    weighted, whole = (np.hstack([before, np.cumsum(part, axis=1)]) for part in (used * own, used))
+    start = np.maximum(np.arange(used.shape[1]) + 1 - memory, 0)
+    weight = whole[:, 1:] - whole[:, start]
+    lately = np.divide(weighted[:, 1:] - weighted[:, start], weight, out=np.zeros_like(used), where=weight > 0)
+    found: Floats = np.maximum(np.maximum(own, lately), 0.0)
+    return found
+
+
 def watch(usage: UsageSource, period: Period, dimension: str, top: int) -> Watched:
     """The `top` values by tokens in the period."""
     frame = usage.frame(period, by=(dimension,))
