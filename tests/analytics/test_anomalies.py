@@ -18,7 +18,9 @@ from tokentra_dagster.analytics.anomaly_detection import DAILY, HOURLY, judge
 from tokentra_dagster.analytics.anomaly_explanation import largest_contribution
 from tokentra_dagster.analytics.periods import DAY, Period
 from tokentra_dagster.analytics.results import as_json
+from tokentra_dagster.analytics.sources import total
 from tokentra_dagster.analytics.usage_series import read_series
+from tokentra_dagster.errors import UsageError
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 """A Monday."""
@@ -259,6 +261,23 @@ def test_rows_and_days_around_a_leap_day_are_judged_like_any_other():
         usage, Period(datetime(2024, 2, 26, tzinfo=UTC), datetime(2024, 3, 4, tzinfo=UTC)), start + 42 * DAY
     )
     assert [(one.start.date().isoformat(), one.direction) for one in tokens_of_everything(report)] == [("2024-02-29", "drop")]
+
+
+def test_a_moment_without_a_zone_is_refused():
+    with pytest.raises(UsageError, match="without a time zone"):
+        weeks_of(RecordedUsage.of([ROW]), 0, 5, known_until=datetime(2026, 3, 9))
+
+
+def test_real_traffic_gives_amounts_that_add_up(golden):
+    report = analyze_anomalies(golden.usage, golden.period, golden.period.end)
+    as_json([report, metric_rows(report), insight_rows(report)])
+    for one in report.anomalies:
+        window = Period(one.start, one.end)
+        where = None if one.dimension is None else {one.dimension: one.dimension_value}
+        if one.measure == "tokens":
+            assert one.actual == total(golden.usage.frame(window, where=where), "total_tokens")
+        assert sum(float(bucket.actual) for bucket in one.buckets) == pytest.approx(float(one.actual), rel=1e-5)
+    assert len(report.watched) == 3
 
 
 ROW = usage_row(START + 5 * HOUR, api_key="k")

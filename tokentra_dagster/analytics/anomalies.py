@@ -27,7 +27,16 @@ from tokentra_dagster.analytics.anomaly_results import (
 from tokentra_dagster.analytics.periods import DAY, WIDTHS, Granularity, Period, floor
 from tokentra_dagster.analytics.results import Severity
 from tokentra_dagster.analytics.sources import UsageSource
-from tokentra_dagster.analytics.usage_series import MEASURES, Measure, SeriesName, SeriesTable, read_series, request_sizes, watch
+from tokentra_dagster.analytics.usage_series import (
+    MEASURES,
+    Measure,
+    SeriesName,
+    SeriesTable,
+    complete_until,
+    read_series,
+    request_sizes,
+    watch,
+)
 
 __all__ = ["AnomalyParameters", "analyze_anomalies", "insight_rows", "metric_rows"]
 
@@ -83,7 +92,7 @@ def analyze_anomalies(
 ) -> AnomalyReport:
     """Anomalies that overlap the period. `known_until`: usage after this moment is not complete yet (usually now, less what the
     connections lag); the hour and the day that hold it are not judged."""
-    until = min(period.end, floor(known_until, "hour"))
+    until = min(floor(period.end, "hour"), complete_until(known_until))
     first = usage.first_usage()
     if first is None or until <= max(period.start, first):
         return AnomalyReport(

@@ -6,8 +6,8 @@
 The share is the median over past weeks of actual / level at that time, so that growth and steps of the level leave it alone. The
 level follows what was used lately; a bucket outside the band moves it no further than the band's edge, until so many of them come
 together that the new level is taken for real. The spread is the median absolute distance of past buckets; a series that is often far
-off gets a wider band from its own 99th percentile. Every bucket is judged by what came before it only, so an answer does not change
-when more days are added.
+off gets a wider band from its own 99th percentile, and a bucket of few requests one from the chance in their number. Every bucket is
+judged by what came before it only, so an answer does not change when more days are added.
 """
 
 from __future__ import annotations

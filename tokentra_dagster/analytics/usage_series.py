@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tokentra_dagster.analytics.periods import WIDTHS, Granularity, Period
+from tokentra_dagster.analytics.periods import WIDTHS, Granularity, Period, floor
 from tokentra_dagster.analytics.sources import COST, UsageSource
+from tokentra_dagster.errors import UsageError
 
 Measure = Literal["tokens", "requests", "cost", "errors"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
@@ -57,6 +58,13 @@ class SeriesTable:
 
     def moment(self, bucket: int) -> datetime:
         return self.period.start + bucket * WIDTHS[self.granularity]
+
+
+def complete_until(known_until: datetime) -> datetime:
+    """The end of the last complete hour. Raises `UsageError` for a moment without a zone."""
+    if known_until.tzinfo is None:
+        raise UsageError(f"known_until is {known_until.isoformat()}, without a time zone; give UTC, e.g. 2026-06-01T12:00Z.")
+    return floor(known_until, "hour")
 
 
 def request_sizes(table: SeriesTable, measure: Measure, memory: int) -> Floats:
