@@ -6,9 +6,12 @@ import sys
 
 
 def main(names: list[str]) -> None:
-    from bench import analytics, functions, load, memory, rollup
+    from bench import analytics, analytics_quality, functions, load, memory, rollup
 
-    known = {"analytics": analytics.run, "functions": functions.run, "load": load.run, "memory": memory.run, "rollup": rollup.run}
+    known = {
+        "analytics": analytics.run, "functions": functions.run, "load": load.run, "memory": memory.run,
+        "quality": analytics_quality.run, "rollup": rollup.run,
+    }  # fmt: skip
     unknown = [name for name in names if name not in known]
     if unknown:
         sys.exit(f"No benchmark is named {', '.join(unknown)}; there are {', '.join(known)}.")

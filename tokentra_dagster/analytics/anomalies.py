@@ -27,7 +27,16 @@ from tokentra_dagster.analytics.anomaly_results import (
 from tokentra_dagster.analytics.periods import DAY, WIDTHS, Granularity, Period, floor
 from tokentra_dagster.analytics.results import Severity
 from tokentra_dagster.analytics.sources import UsageSource
-from tokentra_dagster.analytics.usage_series import MEASURES, Measure, SeriesName, SeriesTable, read_series, watch
+from tokentra_dagster.analytics.usage_series import (
+    MEASURES,
+    Measure,
+    SeriesName,
+    SeriesTable,
+    complete_until,
+    read_series,
+    request_sizes,
+    watch,
+)
 
 __all__ = ["AnomalyParameters", "analyze_anomalies", "insight_rows", "metric_rows"]
 
@@ -83,7 +92,7 @@ def analyze_anomalies(
 ) -> AnomalyReport:
     """Anomalies that overlap the period. `known_until`: usage after this moment is not complete yet (usually now, less what the
     connections lag); the hour and the day that hold it are not judged."""
-    until = min(period.end, floor(known_until, "hour"))
+    until = min(floor(period.end, "hour"), complete_until(known_until))
     first = usage.first_usage()
     if first is None or until <= max(period.start, first):
         return AnomalyReport(
@@ -124,7 +133,7 @@ def _found(
     for measure in parameters.measures:
         values = table.values[measure]
         minimum = np.full(len(values), parameters.minimum(measure, table.granularity))
-        judged = judge(values, rule, minimum)
+        judged = judge(values, rule, minimum, request_sizes(table, measure, 4 * rule.season))
         judged.flags[:, max(settled, 0) :][judged.flags[:, max(settled, 0) :] < 0] = 0
         if measure == "errors":
             # Fewer errors are no anomaly that anybody wants to hear of.
@@ -145,13 +154,19 @@ def find_runs(judged: Judgement, rule: Rule) -> Iterator[_Run]:
     for row in np.flatnonzero(judged.flags.any(axis=1)):
         flagged = np.flatnonzero(judged.flags[row])
         signs, numbers = judged.flags[row, flagged], judged.runs[row, flagged]
-        shifts = np.cumsum(judged.shifts[row])[flagged]
+        shifted = judged.shifts[row, numbers]
         # What is out of the band after a new level was taken is another anomaly.
-        same = (numbers[1:] == numbers[:-1]) | ((np.diff(flagged) <= rule.gap + 1) & (np.diff(shifts) == 0) & (shifts[1:] == 0))
+        same = (numbers[1:] == numbers[:-1]) | ((np.diff(flagged) <= rule.gap + 1) & ~shifted[:-1])
         breaks = np.flatnonzero(~(same & (signs[1:] == signs[:-1]))) + 1
         for buckets in np.split(flagged, breaks):
-            shift = bool(judged.shifts[row, buckets[0] : buckets[-1] + 1].any())
-            yield _Run(int(row), int(buckets[0]), int(buckets[-1]), int(judged.flags[row, buckets[0]]), buckets, shift)
+            yield _Run(
+                int(row),
+                int(buckets[0]),
+                int(buckets[-1]),
+                int(judged.flags[row, buckets[0]]),
+                buckets,
+                bool(judged.shifts[row, judged.runs[row, buckets]].any()),
+            )
 
 
 def is_recurring(flags: npt.NDArray[np.int8], buckets: npt.NDArray[np.int64], rule: Rule) -> bool:

@@ -6,8 +6,8 @@
 The share is the median over past weeks of actual / level at that time, so that growth and steps of the level leave it alone. The
 level follows what was used lately; a bucket outside the band moves it no further than the band's edge, until so many of them come
 together that the new level is taken for real. The spread is the median absolute distance of past buckets; a series that is often far
-off gets a wider band from its own 99th percentile. Every bucket is judged by what came before it only, so an answer does not change
-when more days are added.
+off gets a wider band from its own 99th percentile, and a bucket of few requests one from the chance in their number. Every bucket is
+judged by what came before it only, so an answer does not change when more days are added.
 """
 
 from __future__ import annotations
@@ -46,16 +46,22 @@ class Rule:
     """A deviation below this share of the expectation never counts."""
     of_level: float
     """Nor one below this share of the series's average bucket."""
+    count_spreads: float
+    """Nor one below so many spreads of a count: an hour of a few large requests has more or fewer of them by chance alone."""
     shift_after: int
-    """So many buckets out of the band in one run are a new level."""
+    """So many buckets out of the band in one run are a new level,"""
+    shift_span: int
+    """if the run has lasted so long, quiet buckets counted."""
     gap: int
     """Two runs of the same direction with no more unremarkable buckets between them are one anomaly."""
+    return_within: int
+    """A level that goes back to what it was within so many buckets of a shift is nothing new."""
     recurrence: tuple[tuple[int, ...], ...]
     """A bucket is nothing new if all buckets at the distances of one group were found out of the band in the same direction."""
 
 
-HOURLY = Rule(168, 24, 2, 6, 48.0, 5.5, 1.5, 0.99, 0.35, 0.35, 24, 2, ((24, 48), (168,)))
-DAILY = Rule(7, 1, 3, 8, 4.0, 5.5, 1.3, 0.97, 0.25, 0.25, 3, 0, ((7,),))
+HOURLY = Rule(168, 24, 2, 6, 48.0, 5.5, 1.5, 0.99, 0.35, 0.35, 4.0, 12, 24, 2, 168, ((24, 48), (168,)))
+DAILY = Rule(7, 1, 3, 8, 4.0, 5.5, 1.3, 0.97, 0.25, 0.25, 4.0, 3, 3, 0, 14, ((7,),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ class Judgement:
     runs: npt.NDArray[np.int64]
     """The number of the run that a flagged bucket belongs to, counted within its series; -1 where nothing is flagged."""
     shifts: npt.NDArray[np.bool_]
-    """True at the bucket in which a run was taken for a new level."""
+    """True at the first bucket of a run that was taken for a new level."""
 
 
 def first_known(values: Floats) -> npt.NDArray[np.int64]:
@@ -82,19 +88,23 @@ def first_known(values: Floats) -> npt.NDArray[np.int64]:
     return found
 
 
-def judge(values: Floats, rule: Rule, minimum: Floats) -> Judgement:
+def judge(values: Floats, rule: Rule, minimum: Floats, sizes: Floats | None = None) -> Judgement:
     """Judge every bucket. `values`: series x buckets, NaN before a series's first usage and where it is unknown; `minimum`: one
-    value per series, the smallest absolute deviation that counts."""
+    value per series, the smallest absolute deviation that counts; `sizes`: of what one request adds to a bucket, as `values`; without
+    them nothing is said about chance in small counts."""
     count, buckets = values.shape
     first = first_known(values)
     # Each series begins with its own first usage, so that its weeks are whole.
     places = first[:, None] + np.arange(buckets)[None, :]
     inside = places < buckets
-    aligned = np.where(inside, np.take_along_axis(values, np.minimum(places, buckets - 1), axis=1), np.nan)
     weeks = -(-buckets // rule.season)
-    padded = np.full((count, weeks * rule.season), np.nan)
-    padded[:, :buckets] = aligned
-    state = _Judge(padded, rule, minimum)
+
+    def aligned(source: Floats) -> Floats:
+        padded = np.full((count, weeks * rule.season), np.nan)
+        padded[:, :buckets] = np.where(inside, np.take_along_axis(source, np.minimum(places, buckets - 1), axis=1), np.nan)
+        return padded
+
+    state = _Judge(aligned(values), rule, minimum, np.nan_to_num(aligned(np.zeros_like(values) if sizes is None else sizes)))
     for week in range(weeks):
         state.week(week)
 
@@ -112,8 +122,8 @@ def judge(values: Floats, rule: Rule, minimum: Floats) -> Judgement:
 class _Judge:
     """Goes through the weeks of all series at once; within a week bucket by bucket, because the level does."""
 
-    def __init__(self, values: Floats, rule: Rule, minimum: Floats) -> None:
-        self.values, self.rule, self.minimum = values, rule, minimum
+    def __init__(self, values: Floats, rule: Rule, minimum: Floats, sizes: Floats) -> None:
+        self.values, self.rule, self.minimum, self.sizes = values, rule, minimum, sizes
         shape = values.shape
         self.expected, self.lower, self.upper, self.score = (np.full(shape, np.nan) for _ in range(4))
         self.flags, self.runs, self.shifts = np.zeros(shape, np.int8), np.full(shape, -1), np.zeros(shape, bool)
@@ -125,6 +135,8 @@ class _Judge:
         self.run, self.run_used, self.run_planned = np.zeros(shape[0], np.int64), np.zeros(shape[0]), np.zeros(shape[0])
         self.run_sign = np.zeros(shape[0], np.int8)
         self.run_start = np.zeros(shape[0], np.int64)
+        self.before_run, self.former = np.zeros(shape[0]), np.zeros(shape[0])
+        self.former_until, self.former_sign = np.full(shape[0], -1), np.zeros(shape[0], np.int8)
 
     def week(self, week: int) -> None:
         start, stop = week * self.rule.season, (week + 1) * self.rule.season
@@ -163,7 +175,7 @@ class _Judge:
         pooled = np.median(size.reshape(count, -1), axis=1)[:, None]
         own = np.median(size, axis=1)
         near = (np.roll(own, 1, axis=1) + 2 * own + np.roll(own, -1, axis=1)) / 4 if rule.groups > 1 else own
-        spread = MAD_TO_SIGMA * np.maximum(np.maximum(near, 0.7 * pooled), 0.02)
+        spread = MAD_TO_SIGMA * np.maximum(np.maximum(near, 0.7 * pooled), 0.035)
         relative = (known / spread[:, None, :]).reshape(count, -1)
         high, low = np.quantile(relative, [rule.tail_quantile, 1 - rule.tail_quantile], axis=1)
         return spread, np.maximum(high, 0), np.maximum(-low, 0)
@@ -183,12 +195,23 @@ class _Judge:
         wide_up = spread * np.maximum(rule.threshold, rule.tail * high)
         wide_down = spread * np.maximum(rule.threshold, rule.tail * low)
         floor = np.maximum(np.maximum(self.minimum, rule.relative * expected), rule.of_level * level)
-        upper = np.maximum((expected + pseudo) * np.exp(np.minimum(wide_up, 20.0)) - pseudo, expected + floor)
-        lower = np.maximum(np.minimum((expected + pseudo) * np.exp(-wide_down) - pseudo, expected - floor), 0.0)
+        # More than E by k spreads of a count of requests of size s: x - E = k sqrt(x s), solved for x; less than E by k sqrt(E s).
+        chance = self.sizes[:, at] * rule.count_spreads**2
+        more, less = chance / 2 + np.sqrt(chance * expected + chance**2 / 4), np.sqrt(chance * expected)
+        upper = np.maximum((expected + pseudo) * np.exp(np.minimum(wide_up, 20.0)) - pseudo, expected + np.maximum(floor, more))
+        lower = np.maximum(np.minimum((expected + pseudo) * np.exp(-wide_down) - pseudo, expected - np.maximum(floor, less)), 0.0)
         distance = np.log((np.where(known, actual, expected) + pseudo) / np.maximum(expected + pseudo, 1e-12))
         distance = np.where(expected + pseudo > 0, distance, 0.0)
         sign = np.where(known & (actual > upper), 1, np.where(known & (actual < lower), -1, 0)).astype(np.int8)
         wide = np.where(distance > 0, wide_up, wide_down)
+        back = self._returned(at, sign, actual, share, pseudo, np.minimum(wide_up, wide_down))
+        if back.any():
+            expected, distance = np.where(back, actual, expected), np.where(back, 0.0, distance)
+            lower, upper, sign = (
+                np.where(back, actual, lower),
+                np.where(back, actual, upper),
+                np.where(back, 0, sign).astype(np.int8),
+            )
         lean = np.where(known & (np.abs(distance) > 0.5 * wide), np.sign(distance), 0).astype(np.int8)
         if week >= rule.minimum_seasons:
             self.expected[:, at], self.lower[:, at], self.upper[:, at] = expected, lower, upper
@@ -199,12 +222,25 @@ class _Judge:
         fade = np.exp2(-share / rule.half_life)
         self.used, self.planned = self.used * fade + clipped, self.planned * fade + share
         self.levels = _divided(self.used, self.planned, 0.0)
-        self._follow(at, sign, lean, actual, share)
+        self._follow(at, sign, lean, actual, share, level)
         alive = known & (self.levels > 0.02 * self.highest) & (self.levels > 0)
         self.shares[:, at] = np.where(alive, np.minimum(_divided(actual, self.levels, 1.0), 50.0), share)
         self.highest = np.maximum(self.highest, self.levels)
 
-    def _follow(self, at: int, sign: Flags, lean: Flags, actual: Floats, share: Floats) -> None:
+    def _returned(
+        self, at: int, sign: Flags, actual: Floats, share: Floats, pseudo: Floats, wide: Floats
+    ) -> npt.NDArray[np.bool_]:
+        """Where a bucket is out of the band because the level before the last shift is back; that level is taken at once."""
+        back: npt.NDArray[np.bool_] = (sign != 0) & (sign == -self.former_sign) & (at <= self.former_until)
+        if back.any():
+            usual = self.former * share + pseudo
+            back &= np.abs(np.log((np.nan_to_num(actual) + pseudo) / np.maximum(usual, 1e-12))) <= 0.5 * wide
+            self.used = np.where(back, self.former * self.planned, self.used)
+            self.former_until = np.where(back, -1, self.former_until)
+            self.run = np.where(back, 0, self.run)
+        return back
+
+    def _follow(self, at: int, sign: Flags, lean: Flags, actual: Floats, share: Floats, before: Floats) -> None:
         """Count the buckets out of the band in one run; long enough, its own level becomes the level."""
         # A quiet bucket says nothing either way; only one that is back inside the inner half of the band ends a run.
         quiet = (share < 0.5) | np.isnan(actual)
@@ -215,19 +251,23 @@ class _Judge:
         self.run_used = np.where(going, self.run_used + counted, np.where(begins, counted, 0.0))
         self.run_planned = np.where(going, self.run_planned + share, np.where(begins, share, 0.0))
         self.run_start = np.where(going, self.run_start, at)
+        self.before_run = np.where(going, self.before_run, before)
         self.run_sign = np.where(going, self.run_sign, sign)
         self.runs[:, at] = np.where(self.flags[:, at] != 0, self.run_start, -1)
-        new = (self.run >= self.rule.shift_after) & (self.run_planned > 0)
+        long = (self.run >= self.rule.shift_after) & (at - self.run_start + 1 >= self.rule.shift_span)
+        new = long & (self.run_planned > 0)
         for series in np.flatnonzero(new):
             level = self.run_used[series] / self.run_planned[series]
             self.levels[series] = level
             self.planned[series] = min(self.planned[series], self.run_planned[series])
             self.used[series] = level * self.planned[series]
+            self.former[series], self.former_sign[series] = self.before_run[series], self.run_sign[series]
+            self.former_until[series] = at + self.rule.return_within
             since = slice(self.run_start[series], at)
             self.distances[series, since] = 0.0
             if level > 0:
                 self.shares[series, since] = np.minimum(np.nan_to_num(self.values[series, since] / level, nan=1.0), 50.0)
-            self.shifts[series, at] = self.flags[series, at] != 0
+            self.shifts[series, self.run_start[series]] = True
             self.run[series] = 0
 
 

@@ -101,15 +101,20 @@ def metric_rows(report: AnomalyReport) -> list[MetricRow]:
 
 
 def insight_rows(report: AnomalyReport) -> list[InsightRow]:
-    """One line per event: anomalies of the same time and direction are told with the most important one of them."""
+    """One line per event, told with the most important of its anomalies."""
+    return [_insight(event[0], event[1:], report.currency) for event in group_events(report.anomalies)]
+
+
+def group_events(anomalies: Sequence[Anomaly]) -> list[list[Anomaly]]:
+    """Anomalies of the same time and direction are one event; the most important comes first, as in `anomalies`."""
     events: list[list[Anomaly]] = []
-    for anomaly in report.anomalies:
+    for anomaly in anomalies:
         event = next((event for event in events if _same_event(event[0], anomaly)), None)
         if event is None:
             events.append([anomaly])
         else:
             event.append(anomaly)
-    return [_insight(event[0], event[1:], report.currency) for event in events]
+    return events
 
 
 def _same_event(one: Anomaly, other: Anomaly) -> bool:

@@ -18,7 +18,7 @@ from tokentra_dagster.analytics.forecast_model import Floats, ForecastParameters
 from tokentra_dagster.analytics.periods import DAY, Period, floor, month_of
 from tokentra_dagster.analytics.results import InsightRow, MetricRow, percentage
 from tokentra_dagster.analytics.sources import UsageSource, total, total_cost
-from tokentra_dagster.analytics.usage_series import COLUMNS, floats
+from tokentra_dagster.analytics.usage_series import COLUMNS, complete_until, floats
 
 ForecastMeasure = Literal["tokens", "cost"]
 Amount = int | Decimal
@@ -88,7 +88,7 @@ class MonthForecast:
 
 def analyze_forecast(usage: UsageSource, known_until: datetime, parameters: ForecastParameters = DEFAULTS) -> MonthForecast:
     """The month that holds `known_until`, the moment up to which usage is complete (usually now, less what the connections lag)."""
-    until = floor(known_until, "hour")
+    until = complete_until(known_until)
     return MonthForecast(
         usage.currency,
         _forecast(usage, "tokens", until, parameters),

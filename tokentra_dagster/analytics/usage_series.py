@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tokentra_dagster.analytics.periods import WIDTHS, Granularity, Period
+from tokentra_dagster.analytics.periods import WIDTHS, Granularity, Period, floor
 from tokentra_dagster.analytics.sources import COST, UsageSource
+from tokentra_dagster.errors import UsageError
 
 Measure = Literal["tokens", "requests", "cost", "errors"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
@@ -57,6 +58,30 @@ class SeriesTable:
 
     def moment(self, bucket: int) -> datetime:
         return self.period.start + bucket * WIDTHS[self.granularity]
+
+
+def complete_until(known_until: datetime) -> datetime:
+    """The end of the last complete hour. Raises `UsageError` for a moment without a zone."""
+    if known_until.tzinfo is None:
+        raise UsageError(f"known_until is {known_until.isoformat()}, without a time zone; give UTC, e.g. 2026-06-01T12:00Z.")
+    return floor(known_until, "hour")
+
+
+def request_sizes(table: SeriesTable, measure: Measure, memory: int) -> Floats:
+    """What one request adds to a bucket of the measure: the larger of the bucket's own mean and that of the last `memory` buckets, there
+    weighted by what was used, so that a few large requests among many small ones show. 1 for counts, 0 where requests are unknown."""
+    values = table.values[measure]
+    if measure in ("requests", "errors"):
+        return np.ones_like(values)
+    used, requests = np.nan_to_num(values), np.nan_to_num(table.values["requests"])
+    own = np.divide(used, requests, out=np.zeros_like(used), where=requests > 0)
+    before = np.zeros((len(used), 1))
+    weighted, whole = (np.hstack([before, np.cumsum(part, axis=1)]) for part in (used * own, used))
+    start = np.maximum(np.arange(used.shape[1]) + 1 - memory, 0)
+    weight = whole[:, 1:] - whole[:, start]
+    lately = np.divide(weighted[:, 1:] - weighted[:, start], weight, out=np.zeros_like(used), where=weight > 0)
+    found: Floats = np.maximum(np.maximum(own, lately), 0.0)
+    return found
 
 
 def watch(usage: UsageSource, period: Period, dimension: str, top: int) -> Watched:
