@@ -50,5 +50,13 @@ def test_a_build_that_ends_after_a_change_arrived_does_not_hide_the_change(tick)
     assert tick(RECORDS, *_models()).get_num_requested(DAILY) == 1
 
 
+def test_the_newest_whole_day_is_analysed_once_the_marts_were_built_and_only_once(tick):
+    tick()
+    tick(RECORDS)
+    dashboard = dg.AssetKey(["analytics", "dashboard"])
+    assert tick(*_models()).get_num_requested(dashboard) == 1
+    assert tick().get_num_requested(dashboard) == 0
+
+
 def test_the_automation_runs_without_anybody_switching_it_on():
     assert AUTOMATION.default_status == dg.DefaultSensorStatus.RUNNING

@@ -15,6 +15,9 @@ import pytest
 
 from tests.dbt.conftest import run_dbt
 from tests.warehouse_data import DAY, HOUR, connection, load, one, record, rows
+from tokentra_dagster.analytics.periods import Period
+from tokentra_dagster.analytics.results import InsightRow, MetricRow, RecommendationRow
+from tokentra_dagster.analytics_store import Findings, store
 from tokentra_dagster.errors import TokenTraError, UsageError
 from tokentra_dagster.warehouse.access import apply_access, grant_reader, revoke_reader
 from tokentra_dagster.warehouse.database import Database
@@ -26,6 +29,7 @@ READABLE = (
     "active_users", "user_activity", "usage_coverage", "usage_records", "usage_quotas", "raw.provider_entities",
     "intermediate.int_user_days", "intermediate.int_counted_records", "intermediate.int_connection_days",
     "staging.stg_raw__usage_records", "staging.stg_app__provider_connections", "app.teams",
+    "metrics", "insights", "recommendations", "analytics.documents",
 )  # fmt: skip
 SECRETS = (
     "SELECT secret_ref FROM app.provider_connections",
@@ -88,6 +92,17 @@ def _member(database: Database, kind: str) -> Database:
     return _as(database, name, "p")
 
 
+def _store_findings(db, org_id, model: str) -> None:
+    """What an analysis of the organisation would leave in schema `analytics`."""
+    said = {"kind": "growth", "severity": "info", "title": model, "description": model}
+    advice = {"category": "caching", "priority": "low", "title": model, "description": model, "action": model}
+    store(
+        db, org_id,
+        Findings("dashboard", "7d", Period(DAY, DAY + 7 * 24 * HOUR), "USD", {"model": model}, [MetricRow("total_tokens", 1, "model", model)],
+                 [InsightRow(**said)], [RecommendationRow(**advice)]),
+    )  # fmt: skip
+
+
 def _build(database: Database, target: Path, *arguments: str) -> None:
     success, says = run_dbt(database, target, "run", *arguments)
     assert success, says[-4000:]
@@ -121,6 +136,7 @@ def built(server_url: str, template_database: str, target: Path) -> Iterator[str
                 "VALUES (%s, %s, 'openai', 'user', %s, %s)",
                 [row.id, row.org_id, f"{org}-user", org],
             )
+            _store_findings(db, row.org_id, model)
     _build(database, target)
     yield "access_built"
 
