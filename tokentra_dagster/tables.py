@@ -299,9 +299,9 @@ def _(result: UsageComparison) -> list[Table]:
 def _(result: AnomalyReport) -> list[Table]:
     rows = [
         [
-            a.start, a.end, f"{a.dimension} {a.dimension_value or 'Unknown'}" if a.dimension else "everything",
+            a.start, a.end, f"{a.dimension} {a.dimension_label or a.dimension_value or 'Unknown'}" if a.dimension else "everything",
             f"{a.measure} {'level shift' if a.level_shift else a.direction}", a.severity, a.actual, a.expected,
-            "; ".join(f"{c.dimension} {c.value or 'Unknown'} ({c.share:.0%})" for c in a.contributions[:2]),
+            "; ".join(f"{c.dimension} {c.label or c.value or 'Unknown'} ({c.share:.0%})" for c in a.contributions[:2]),
         ]
         for a in result.anomalies
     ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -33,10 +34,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 @pytest.fixture(scope="module")
 def agents(server_url: str, template_database: str, dbt_target: Path) -> Iterator[Example]:
     with built_example("agents", server_url, template_database, dbt_target) as built:
-        # An organisation without usage, and a name that is no HTML.
         with built.database.connect() as db:
             db.execute("INSERT INTO app.organizations (name) VALUES ('newcomer')")
-            db.execute("UPDATE app.organizations SET name = 'a <b>&</b> c' WHERE id = %s", [built.org_id])
         yield built
 
 
@@ -226,12 +225,44 @@ def test_the_report_needs_no_network_and_says_the_figures(settings_of_agents: Ex
 
 
 def test_names_from_outside_are_text_in_the_report(settings_of_agents: Example, tmp_path: Path):
-    out = tmp_path / "named.html"
-    case = settings_of_agents.case
-    period = ["--from", case["start"][:10], "--to", case["end"][:10]]
-    result = CliRunner().invoke(cli, ["report", "--org", "a <b>&</b> c", *period, "--out", str(out)])
+    out, agents = tmp_path / "named.html", settings_of_agents
+    arguments = [
+        "report",
+        "--from",
+        agents.case["start"][:10],
+        "--to",
+        agents.case["end"][:10],
+        "--out",
+        str(out),
+        "--org",
+        "a <b>&</b> c",
+    ]
+    rename = "UPDATE app.organizations SET name = %s WHERE id = %s RETURNING id"
+    rows(agents.database, rename, "a <b>&</b> c", agents.org_id)
+    result = CliRunner().invoke(cli, arguments)
+    rows(agents.database, rename, "acme", agents.org_id)
     assert result.exit_code == 0, result.output
     assert "a &lt;b&gt;&amp;&lt;/b&gt; c" in out.read_text() and "a <b>" not in out.read_text()
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "analytics.md").read_text()
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    tokentra (\S.*)$", PAGE, re.MULTILINE), ids=lambda line: line.split(" --")[0])
+def test_every_command_of_the_page_runs(settings_of_agents: Example, monkeypatch, tmp_path: Path, line: str):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, shlex.split(line))
+    assert result.exit_code == 0 and result.output, (result.output, result.exception)
+
+
+def test_the_statement_of_the_page_gives_the_cost_of_each_day(settings_of_agents: Example):
+    with dg.DagsterInstance.ephemeral() as instance:
+        _materialize("2026-06-28", instance)
+    (statement,) = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
+    (row,) = rows(settings_of_agents.database, statement)
+    assert row["cost"] == one(
+        settings_of_agents.database, "SELECT sum(estimated_cost) FROM daily_usage_rollup WHERE date >= '2026-05-30'"
+    )
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

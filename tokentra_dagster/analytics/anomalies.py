@@ -6,7 +6,7 @@ buckets out of their band become anomalies with a beginning and an end, each rep
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -119,7 +119,8 @@ def analyze_anomalies(
     explained = [
         _explained(usage, anomaly, start) if place < parameters.explained else anomaly for place, anomaly in enumerate(anomalies)
     ]
-    return AnomalyReport(period, known_until, usage.currency, tuple(explained), watched, tuple(not_judged), recurring)
+    named = _named(usage, explained)
+    return AnomalyReport(period, known_until, usage.currency, named, watched, tuple(not_judged), recurring)
 
 
 def _found(
@@ -254,3 +255,21 @@ def _explained(usage: UsageSource, anomaly: Anomaly, since: datetime) -> Anomaly
     series = SeriesName(anomaly.dimension, anomaly.dimension_value)
     found = explain(usage, series, anomaly.measure, window, float(anomaly.expected), since)
     return replace(anomaly, contributions=found)
+
+
+def _named(usage: UsageSource, anomalies: Sequence[Anomaly]) -> tuple[Anomaly, ...]:
+    """With the names of teams, projects and keys that have one."""
+    used = {one.dimension for one in anomalies} | {part.dimension for one in anomalies for part in one.contributions}
+    labels = {dimension: usage.labels(dimension) for dimension in used if dimension is not None}
+
+    def label(dimension: str | None, value: str | None) -> str | None:
+        return labels[dimension].get(value) if dimension is not None and value is not None else None
+
+    return tuple(
+        replace(
+            one,
+            dimension_label=label(one.dimension, one.dimension_value),
+            contributions=tuple(replace(part, label=label(part.dimension, part.value)) for part in one.contributions),
+        )
+        for one in anomalies
+    )

@@ -38,6 +38,8 @@ class Contribution:
     difference: float
     share: float
     usual_share: float | None
+    label: str | None = None
+    """The value's name, where it has one."""
 
     @property
     def surprise(self) -> float:

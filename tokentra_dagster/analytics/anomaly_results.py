@@ -57,6 +57,8 @@ class Anomaly:
     impact_share: float | None
     buckets: tuple[AnomalyBucket, ...]
     contributions: tuple[Contribution, ...] = ()
+    dimension_label: str | None = None
+    """The value's name, where it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +144,12 @@ def _insight(anomaly: Anomaly, others: Sequence[Anomaly], currency: str) -> Insi
         sentences.append("It lasted, and is taken for the new level from then on.")
     if anomaly.contributions:
         sentences.append(_cause(anomaly.contributions[0]))
-    also = list(dict.fromkeys(_series(one.dimension, one.dimension_value) for one in others))
-    if own := [name for name in also if name != _series(anomaly.dimension, anomaly.dimension_value)]:
+    also = list(dict.fromkeys(_name(one) for one in others))
+    if own := [name for name in also if name != _name(anomaly)]:
         more = f" and {len(own) - 5} more" if len(own) > 5 else ""
         sentences.append(f"At the same time: {', '.join(own[:5])}{more}.")
     return InsightRow(
-        "anomaly", anomaly.severity, f"{anomaly.measure.capitalize()} of {_series(anomaly.dimension, anomaly.dimension_value)} {how}",
+        "anomaly", anomaly.severity, f"{anomaly.measure.capitalize()} of {_name(anomaly)} {how}",
         " ".join(sentences), anomaly.measure, anomaly.dimension, anomaly.dimension_value,
         round(actual - expected) if anomaly.measure == "tokens" else None,
         None if anomaly.impact_share is None else anomaly.impact_share * 100,
@@ -158,8 +160,12 @@ def _cause(first: Contribution) -> str:
     if first.surprise < 0.1:
         return "No single key, feature, project, team or model stands out."
     usual = "was not used in these hours before" if not first.usual_share else f"usually has {first.usual_share:.0%} of the usage"
-    name = _series(first.dimension, first.value)
+    name = _series(first.dimension, first.label or first.value)
     return f"{name[0].upper()}{name[1:]} made {first.share:.0%} of the difference and {usual}."
+
+
+def _name(anomaly: Anomaly) -> str:
+    return _series(anomaly.dimension, anomaly.dimension_label or anomaly.dimension_value)
 
 
 def _series(dimension: str | None, value: str | None) -> str:
