@@ -13,6 +13,7 @@ import click
 from tokentra_dagster.commands.look import echo_summary
 from tokentra_dagster.commands.work import run_sync
 from tokentra_dagster.errors import TokenTraError
+from tokentra_dagster.ingest.assets import partition_range_tags
 from tokentra_dagster.ingest.windows import DAY, floor
 from tokentra_dagster.runs import must_succeed, run_job
 from tokentra_dagster.runtime import prepare
@@ -48,6 +49,8 @@ def run_demo(settings: Settings, days: int) -> None:
     _rest(database)
     if outcome.failed_checks:
         raise TokenTraError(f"Checks failed: {'; '.join(outcome.failed_checks)}")
+    with _step("Analytics of the windows that end today"):
+        must_succeed(run_job("analytics_job", tags=partition_range_tags(end - DAY, end)), "The analysis")
     _show(database, start, end)
 
 
@@ -98,7 +101,8 @@ def _show(database: Database, start: datetime, end: datetime) -> None:
     assert synced is not None
     click.echo(
         f"Synced {synced['windows']} connections: {synced['records']:,} records, {synced['costs']:,} cost lines, {synced['rejected']:,} rejected.\n"
-        f"More:  tokentra summary --org acme --from {end - timedelta(days=7):%Y-%m-%d} --to {end:%Y-%m-%d} --by project\n"
+        f"More:  tokentra report --org acme --from {start:%Y-%m-%d} --to {end:%Y-%m-%d} --out report.html\n"
+        f"       tokentra summary --org acme --from {end - timedelta(days=7):%Y-%m-%d} --to {end:%Y-%m-%d} --by project\n"
         "       tokentra up        the Dagster UI: the asset graph, every run and check\n"
         "       psql \"$(tokentra db url)\" -c 'select * from daily_usage_rollup limit 5'\n"
         "Your own: tokentra org add, tokentra connection add, tokentra sync, tokentra build"

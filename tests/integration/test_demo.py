@@ -29,5 +29,7 @@ def test_the_demo_ends_well_and_a_second_run_changes_no_total(database, tmp_path
     # Nothing is left for the hourly syncs to ask a simulator that is gone.
     assert rows(database, "SELECT name FROM app.provider_connections WHERE is_active") == []
     assert found[0] == found[1] and len(found[0]) > 30
+    analysed = rows(database, "SELECT analysis, count(*) AS documents FROM analytics.documents GROUP BY 1")
+    assert {row["analysis"]: row["documents"] for row in analysed}["dashboard"] == 2 * 4
     raw = rows(database, TOTALS.format("(SELECT *, (timestamp AT TIME ZONE 'UTC')::date AS date FROM usage_records) AS u"))
     assert {tuple(row.items()) for row in raw} == found[0]
