@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "warehouse": {"errors", "settings", "records"},
     "analytics": {"errors", "price_list"},
     "usage_source": {"errors", "analytics", "warehouse"},
+    "quotas": {"errors", "warehouse"},
     "runtime": {"settings", "warehouse"},
     "resources": {"runtime", "settings", "warehouse"},
     "ingest": {*LEAVES, "pricing", "model_names", "providers", "warehouse", "resources"},
@@ -47,6 +48,7 @@ NOT_FOR = {
     "summary": {"dagster", "pyarrow", "sqlalchemy"},
     "analytics": {"psycopg", "sqlalchemy", "dagster", "pyarrow", *VENDORS},
     "usage_source": {"sqlalchemy", "dagster", *VENDORS},
+    "quotas": {"sqlalchemy", "dagster", "pandas", "pyarrow", *VENDORS},
     "simulator": {"psycopg", "dagster", *VENDORS},
 }
 
