@@ -6,9 +6,9 @@ import sys
 
 
 def main(names: list[str]) -> None:
-    from bench import functions, load, memory, rollup
+    from bench import functions, load, memory, quotas, rollup
 
-    known = {"functions": functions.run, "load": load.run, "memory": memory.run, "rollup": rollup.run}
+    known = {"functions": functions.run, "load": load.run, "memory": memory.run, "quotas": quotas.run, "rollup": rollup.run}
     unknown = [name for name in names if name not in known]
     if unknown:
         sys.exit(f"No benchmark is named {', '.join(unknown)}; there are {', '.join(known)}.")

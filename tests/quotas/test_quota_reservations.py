@@ -60,7 +60,7 @@ def test_exactly_on_the_limit_passes_and_one_beyond_is_refused_with_the_figures(
         )
         assert reserve(db, Request(org, tokens=600)).id, "what was refused holds nothing"
         assert counted(database, made) == [(0, 1000)]
-        assert not reserve(db, Request(org, tokens=0)).id is None and not reserve(db, Request(org, tokens=1)).decision.allowed
+        assert reserve(db, Request(org, tokens=0)).id and not reserve(db, Request(org, tokens=1)).decision.allowed
     assert rows(database, "SELECT kind, count(*) AS n FROM quota_events GROUP BY kind") == [{"kind": "block", "n": 2}]
 
 
@@ -207,7 +207,7 @@ def test_settling_replaces_the_estimate_once_and_releasing_gives_it_back(databas
         for unknown in (uuid4(), None):
             for call in (lambda unknown=unknown: settle(db, unknown, tokens=1), lambda unknown=unknown: release(db, unknown)):
                 with pytest.raises(
-                    UsageError, match="no reservation has the id .*: it was never made, or ended more than two days ago"
+                    UsageError, match=r"no reservation has the id .*: it was never made, or ended more than two days ago"
                 ):
                     call()
         assert settle(db, third, tokens=500).changed, "more than was estimated, and beyond the limit: it happened"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -44,6 +44,9 @@ class Request:
     user_identifier: str | None = None
     api_key_id: str | None = None
     feature: str | None = None
+
+
+COLUMNS = tuple(column.name for column in fields(Request))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,7 @@ class HeldReservation:
 
 def check(db: psycopg.Connection[Any], request: Request) -> Decision:
     """Whether the request would be let pass now. Holds nothing: only `reserve` makes sure."""
-    return _decision(_row(db, CHECK, asdict(request)))
+    return _decision(_row(db, CHECK, _parameters(request)))
 
 
 def reserve(
@@ -144,7 +147,7 @@ def reserve(
 ) -> Reservation:
     """Take the estimate from all quotas that apply, or from none. `expires_after` is in seconds, at most a day. The same
     `idempotency_key` gives the same reservation again."""
-    row = _row(db, RESERVE, asdict(request) | {"expires_after": expires_after, "idempotency_key": idempotency_key})
+    row = _row(db, RESERVE, _parameters(request) | {"expires_after": expires_after, "idempotency_key": idempotency_key})
     return Reservation(_decision(row), row["reservation_id"], row["expires_at"])
 
 
@@ -188,6 +191,10 @@ def reserved(
         raise
     estimate = {"tokens": request.tokens, "input_tokens": request.input_tokens, "output_tokens": request.output_tokens}
     settle(db, reservation.id, **(held.actual or estimate))
+
+
+def _parameters(request: Request) -> dict[str, Any]:
+    return {column: getattr(request, column) for column in COLUMNS}
 
 
 def _row(db: psycopg.Connection[Any], statement: str, parameters: Any) -> dict[str, Any]:

@@ -232,17 +232,19 @@ LANGUAGE plpgsql AS
 $$
 DECLARE
   v_start TIMESTAMPTZ := app.quota_period_start(quota.period_type, quota.period_reset_day, quota.period_reset_hour, p_at);
-  v_end TIMESTAMPTZ := app.quota_period_end(quota.period_type, quota.period_reset_day, quota.period_reset_hour, p_at);
+  v_end TIMESTAMPTZ;
   v_counter app.quota_counters;
 BEGIN
   SELECT * INTO v_counter FROM app.quota_counters AS c WHERE c.quota_id = quota.id AND c.period_start = v_start FOR UPDATE;
   IF NOT FOUND THEN
+    v_end := app.quota_period_end(quota.period_type, quota.period_reset_day, quota.period_reset_hour, p_at);
     INSERT INTO app.quota_counters (quota_id, period_start, period_end, org_id) VALUES (quota.id, v_start, v_end, quota.org_id)
     ON CONFLICT DO NOTHING;
     SELECT * INTO v_counter FROM app.quota_counters AS c WHERE c.quota_id = quota.id AND c.period_start = v_start FOR UPDATE;
   END IF;
   -- Whoever waited for the lock may have read the number before the one who held it.
   IF v_counter.change_number IS NULL OR v_counter.change_number < p_change_number THEN
+    v_end := app.quota_period_end(quota.period_type, quota.period_reset_day, quota.period_reset_hour, p_at);
     v_counter := app.recount_quota(quota.id, v_start, v_end, app.quota_usage_hours(quota, v_start, v_end), p_change_number, p_at);
   END IF;
   IF v_counter.earliest_expiry <= p_at THEN
