@@ -19,7 +19,9 @@ from tokentra_dagster.warehouse.database import Database
 CONNECTIONS = 16
 
 
-def all_at_once(database: Database, work: Callable[[psycopg.Connection[Any], int], Any], connections: int = CONNECTIONS) -> list[Any]:
+def all_at_once(
+    database: Database, work: Callable[[psycopg.Connection[Any], int], Any], connections: int = CONNECTIONS
+) -> list[Any]:
     """What each connection's `work(db, number)` gives; they begin together."""
     together = threading.Barrier(connections)
 
@@ -109,7 +111,10 @@ def test_several_quotas_at_once_never_deadlock_and_are_taken_together_or_not_at_
         passed = 0
         for turn in range(20):
             request = Request(
-                org, tokens=1, user_identifier=generator.choice(["ann", "bob", "cid"]), feature=generator.choice(["chat", "mail", "code"])
+                org,
+                tokens=1,
+                user_identifier=generator.choice(["ann", "bob", "cid"]),
+                feature=generator.choice(["chat", "mail", "code"]),
             )
             held = reserve(db, request)
             passed += held.decision.allowed
