@@ -277,6 +277,9 @@ BEGIN
   END IF;
   -- One at a time, so that an older reading never overwrites a newer one.
   PERFORM pg_advisory_xact_lock(7265011);
+  IF p_quota_id IS NULL THEN
+    PERFORM app.forget_quota_counters(v_at - interval '2 days');
+  END IF;
   v_number := app.rollup_change_number();
   FOR v_quota IN SELECT q.* FROM app.usage_quotas AS q WHERE (p_quota_id IS NULL OR q.id = p_quota_id) ORDER BY q.id LOOP
     v_start := app.quota_period_start(v_quota.period_type, v_quota.period_reset_day, v_quota.period_reset_hour, v_at);
@@ -303,28 +306,30 @@ BEGIN
       ('output_tokens', v_before.used_output_tokens, v_after.used_output_tokens, v_after.usage_output_tokens)
     ) AS m (measure, before, after, usage);
   END LOOP;
-  IF p_quota_id IS NULL THEN
-    PERFORM app.forget_quota_counters(v_at - interval '2 days');
-  END IF;
 END
 $$;
 
--- Take away what was over before `p_before`; a reservation lives a day at most, so nothing open is among it. Counters that
--- somebody holds are left for the next time.
+-- Take away what was over before `p_before`; a reservation lives a day at most, so nothing open is among it. Waits for nobody: what
+-- somebody holds stays for the next time.
 CREATE FUNCTION app.forget_quota_counters(p_before TIMESTAMPTZ) RETURNS VOID
 LANGUAGE plpgsql AS
 $$
 BEGIN
-  DELETE FROM app.quota_holds AS h WHERE h.expires_at < p_before AND NOT EXISTS (
-    SELECT FROM app.quota_counters AS c WHERE c.quota_id = h.quota_id AND c.period_start = h.period_start AND c.period_end >= p_before
-  );
-  DELETE FROM app.quota_settled AS s WHERE NOT EXISTS (
-    SELECT FROM app.quota_counters AS c WHERE c.quota_id = s.quota_id AND c.period_start <= s.minute AND c.period_end >= p_before
-  );
-  DELETE FROM app.quota_reservations AS r WHERE r.created_at < p_before;
+  DELETE FROM app.quota_holds AS h USING (
+    SELECT o.reservation_id, o.quota_id FROM app.quota_holds AS o WHERE o.expires_at < p_before AND NOT EXISTS (
+      SELECT FROM app.quota_counters AS c WHERE c.quota_id = o.quota_id AND c.period_start = o.period_start AND c.period_end >= p_before
+    ) FOR UPDATE OF o SKIP LOCKED
+  ) AS over WHERE h.reservation_id = over.reservation_id AND h.quota_id = over.quota_id;
+  DELETE FROM app.quota_settled AS s USING (
+    SELECT o.quota_id, o.minute FROM app.quota_settled AS o WHERE NOT EXISTS (
+      SELECT FROM app.quota_counters AS c WHERE c.quota_id = o.quota_id AND c.period_start <= o.minute AND c.period_end >= p_before
+    ) FOR UPDATE OF o SKIP LOCKED
+  ) AS over WHERE s.quota_id = over.quota_id AND s.minute = over.minute;
+  DELETE FROM app.quota_reservations AS r USING (
+    SELECT o.id FROM app.quota_reservations AS o WHERE o.created_at < p_before FOR UPDATE OF o SKIP LOCKED
+  ) AS over WHERE r.id = over.id;
   DELETE FROM app.quota_counters AS c USING (
-    SELECT o.quota_id, o.period_start FROM app.quota_counters AS o WHERE o.period_end < p_before
-    ORDER BY o.quota_id, o.period_start FOR UPDATE SKIP LOCKED
+    SELECT o.quota_id, o.period_start FROM app.quota_counters AS o WHERE o.period_end < p_before FOR UPDATE OF o SKIP LOCKED
   ) AS over WHERE c.quota_id = over.quota_id AND c.period_start = over.period_start;
 END
 $$;
