@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import psycopg
@@ -16,6 +17,7 @@ from tests.quota_data import quota
 from tests.warehouse_data import DAY, HOUR, connection, load, record, rows
 from tokentra_dagster.quotas import Request, check, reserve, settle
 from tokentra_dagster.quotas.counters import rebuild_counters
+from tokentra_dagster.warehouse.access import grant_reader, reader_role, revoke_reader
 from tokentra_dagster.warehouse.database import Database
 
 MODELS = "+quota_usage_history +quota_status"
@@ -182,3 +184,24 @@ def test_the_python_call_lists_what_changed_first(database, build, row):
     assert {other.measure: (other.difference, other.counted) for other in others} == {
         "requests": (0, 1), "input_tokens": (0, 5), "output_tokens": (0, 0),
     }  # fmt: skip
+
+
+def test_a_login_that_reserves_counts_usage_that_it_may_not_read_itself(database, build, row):
+    """The first reservation after a build recounts with the owner's rights, whoever makes it."""
+    now = datetime.now(UTC)
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    load(database, row, [record(hour, input_tokens=9000, output_tokens=0)], hour, hour + HOUR, now=now)
+    build(*MODELS_ONLY)
+    with database.connect() as db:
+        grant_reader(db, "gateway_dbt", organizations=["acme"], password="p", may_reserve=True)
+        db.execute("REVOKE SELECT ON ALL TABLES IN SCHEMA marts, intermediate, raw FROM " + reader_role(db))
+    parts = urlsplit(database.url)
+    login = Database(f"postgresql://gateway_dbt:p@{parts.hostname}:{parts.port}{parts.path}")
+    try:
+        with login.connect(autocommit=True) as db:
+            request = Request(row.org_id, tokens=1001)
+            assert not check(db, request).allowed and not reserve(db, request).id
+            assert reserve(db, Request(row.org_id, tokens=1000)).id
+    finally:
+        with database.connect() as db:
+            revoke_reader(db, "gateway_dbt")
