@@ -6,11 +6,11 @@ import sys
 
 
 def main(names: list[str]) -> None:
-    from bench import analytics, analytics_quality, functions, load, memory, rollup
+    from bench import analytics, analytics_quality, functions, load, memory, quotas, rollup
 
     known = {
         "analytics": analytics.run, "functions": functions.run, "load": load.run, "memory": memory.run,
-        "quality": analytics_quality.run, "rollup": rollup.run,
+        "quality": analytics_quality.run, "quotas": quotas.run, "rollup": rollup.run,
     }  # fmt: skip
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -25,13 +25,14 @@ ALLOWED: dict[str, set[str]] = {
     "analytics": {"errors", "price_list"},
     "list_prices": {"analytics", "price_list"},
     "usage_source": {"errors", "analytics", "warehouse"},
+    "quotas": {"errors", "warehouse"},
     "runtime": {"settings", "warehouse"},
     "resources": {"runtime", "settings", "warehouse"},
     "ingest": {*LEAVES, "pricing", "model_names", "providers", "warehouse", "resources"},
     "summary": {"errors", "warehouse"},
     "health": {"errors", "settings", "warehouse", "ingest"},
     "build_evidence": {"warehouse"},
-    "transform": {"build_evidence", "ingest", "resources", "runtime", "settings", "warehouse"},
+    "transform": {"build_evidence", "ingest", "quotas", "resources", "runtime", "settings", "warehouse"},
     "retention": {"resources", "settings", "transform", "warehouse"},
     "analyses": {"analytics"},
     "charts": set(),
@@ -70,6 +71,7 @@ NOT_FOR = {
     "report": {"psycopg", "dagster"},
     "tables": {"psycopg", "dagster", "matplotlib"},
     "usage_source": {"sqlalchemy", "dagster", *VENDORS},
+    "quotas": {"sqlalchemy", "dagster", "pandas", "pyarrow", *VENDORS},
     "simulator": {"psycopg", "dagster", *VENDORS},
 }
 

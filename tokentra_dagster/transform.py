@@ -16,6 +16,7 @@ from dagster_dbt import DagsterDbtTranslator, DbtCliResource, dbt_assets
 
 from tokentra_dagster.build_evidence import changes_table, model_evidence
 from tokentra_dagster.ingest.assets import RECORDS
+from tokentra_dagster.quotas.counters import rebuild_counters
 from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.runtime import TELEMETRY_OFF
 from tokentra_dagster.settings import Settings
@@ -146,6 +147,10 @@ def dbt_definitions(settings: Settings) -> tuple[dg.AssetsDefinition, DbtCliReso
                 yield _with_evidence(event, database) if isinstance(event, dg.Output) else event
         finally:
             keep_newest(target.parent, KEPT_RUNS)
+        # Restated usage corrects what quotas have counted (correction 30).
+        for found in rebuild_counters(database):
+            if found.difference:
+                context.log.info(f"Quota {found.quota_name}: {found.measure} {found.counted_before:,} -> {found.counted:,}")
 
     project = project_folder()
     return dbt_models, DbtCliResource(project_dir=str(project), profiles_dir=str(project), dbt_executable=dbt_executable())

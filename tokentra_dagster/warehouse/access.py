@@ -41,10 +41,16 @@ def apply_access(db: psycopg.Connection[Any]) -> bool:
 
 
 def grant_reader(
-    db: Connection, name: str, *, organizations: Sequence[str] = (), all_organizations: bool = False, password: str | None = None
+    db: Connection,
+    name: str,
+    *,
+    organizations: Sequence[str] = (),
+    all_organizations: bool = False,
+    password: str | None = None,
+    may_reserve: bool = False,
 ) -> Granted:
-    """Make or change a login that reads the marts of these organisations, and of no others. An existing login keeps its
-    password unless one is given. Raises `UsageError` for a name that is taken or cannot be one, `TokenTraError` without the right
+    """Make or change a login that reads the marts of these organisations, and of no others; with `may_reserve` it also reserves from
+    their quotas (docs/quotas.md). An existing login keeps its password unless one is given. Raises `UsageError` for a name that is taken or cannot be one, `TokenTraError` without the right
     to make roles. One transaction; the caller commits."""
     if not NAME.fullmatch(name) or name.startswith("pg_"):
         raise UsageError(
@@ -70,8 +76,8 @@ def grant_reader(
     db.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(reader_role(db)), login) + may_not_set)
     db.execute("DELETE FROM app.reader_organizations WHERE role_name = %s", [name])
     db.cursor().executemany(
-        "INSERT INTO app.reader_organizations (role_name, org_id) VALUES (%s, %s) ON CONFLICT DO NOTHING",
-        [(name, identifier) for identifier in (ids or [None])],
+        "INSERT INTO app.reader_organizations (role_name, org_id, may_reserve) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+        [(name, identifier, may_reserve) for identifier in (ids or [None])],
     )
     return Granted(name, tuple(organizations), is_new, generated)
 
