@@ -46,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
         "figures",
         "list_prices",
         "resources",
+        "tables",
         "usage_source",
         "warehouse",
     },
