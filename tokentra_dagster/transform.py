@@ -38,22 +38,42 @@ def target_folder(settings: Settings) -> Path:
 
 
 def ensure_manifest(settings: Settings) -> Path:
-    """The manifest of the project as it is on disk now; `dbt parse` runs only when a file is newer. Needs no database."""
-    project, target = project_folder(), target_folder(settings)
+    """The manifest of the project as it is on disk now; `dbt parse` runs only when a file is newer. Needs no database.
+
+    Several processes may ask at once: one parses, beside what the others read, and its manifest takes the old one's place whole.
+    """
+    import fasteners
+
+    target = target_folder(settings)
     manifest = target / "manifest.json"
-    sources = [path for path in project.rglob("*") if path.suffix in (".sql", ".yml", ".csv") and "target" not in path.parts]
-    if not manifest.exists() or max(path.stat().st_mtime for path in sources) > manifest.stat().st_mtime:
-        command = [
-            dbt_executable(), "--quiet", "parse", "--project-dir", str(project), "--profiles-dir", str(project),
-            "--target-path", str(target), "--log-path", str(target.parent / "logs"),
-        ]  # fmt: skip
-        done = subprocess.run(
-            command, env={**PLACEHOLDERS, **os.environ, **TELEMETRY_OFF}, capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"dbt parse failed:\n{done.stdout}\n{done.stderr}")
-        manifest.touch()
+    if _is_current(manifest):
+        return manifest
+    target.mkdir(parents=True, exist_ok=True)
+    with fasteners.InterProcessLock(target.parent / ".parse.lock"):
+        if not _is_current(manifest):
+            _parse_into(target)
     return manifest
+
+
+def _is_current(manifest: Path) -> bool:
+    project = project_folder()
+    sources = [path for path in project.rglob("*") if path.suffix in (".sql", ".yml", ".csv") and "target" not in path.parts]
+    return manifest.exists() and max(path.stat().st_mtime for path in sources) <= manifest.stat().st_mtime
+
+
+def _parse_into(target: Path) -> None:
+    project, fresh = str(project_folder()), target.parent / "parsed"
+    command = [
+        dbt_executable(), "--quiet", "parse", "--project-dir", project, "--profiles-dir", project,
+        "--target-path", str(fresh), "--log-path", str(target.parent / "logs"),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, env={**PLACEHOLDERS, **os.environ, **TELEMETRY_OFF}, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"dbt parse failed:\n{done.stdout}\n{done.stderr}")
+    (fresh / "manifest.json").touch()
+    (fresh / "manifest.json").replace(target / "manifest.json")
 
 
 def rollups(settings: Settings) -> list[Rollup]:

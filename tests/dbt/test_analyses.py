@@ -261,7 +261,8 @@ def test_the_statement_of_the_page_gives_the_cost_of_each_day(settings_of_agents
     (statement,) = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
     (row,) = rows(settings_of_agents.database, statement)
     assert row["cost"] == one(
-        settings_of_agents.database, "SELECT sum(estimated_cost) FROM daily_usage_rollup WHERE date >= '2026-05-30'"
+        settings_of_agents.database,
+        "SELECT sum(estimated_cost) FROM daily_usage_rollup WHERE date >= '2026-05-30' AND date < '2026-06-29'",
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.warehouse_data import connection, one, rows
+from tokentra_dagster.analyses import ANALYSES
 from tokentra_dagster.simulator.server import RunningSimulator
 from tokentra_dagster.warehouse.embedded import _free_port
 
@@ -72,7 +73,7 @@ def platform(database, simulator, tmp_path: Path) -> Iterator[Graphql]:
 
         yield ask
         process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=60)
+        rest, _ = process.communicate(timeout=120)
         assert process.returncode == 0 and "Traceback" not in rest, rest
     finally:
         if process.poll() is None:
@@ -130,3 +131,6 @@ def test_a_weeks_backfill_for_one_connection_from_the_ui_loads_it_and_the_rollup
         "rollup and records agreeing",
         lambda: one(database, total.format("marts.daily_usage_rollup")) == one(database, total.format("raw.usage_records")),
     )
+    # The analyses of the newest whole day follow the build.
+    analysed = "SELECT count(DISTINCT analysis) FROM analytics.documents"
+    wait_for("the analyses", lambda: one(database, analysed) == len(ANALYSES), seconds=300)
