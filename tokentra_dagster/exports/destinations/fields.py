@@ -78,7 +78,7 @@ class Fields:
         except (TypeError, ValueError):
             number = math.nan
         if not least <= number <= most:
-            raise self.wrong(name, f"is {value!r}; it must be a number from {least:g} to {most:g}")
+            raise self.wrong(name, f"is {value!r}; it must be a number from {least:.15g} to {most:.15g}")
         return number
 
     def whole(self, name: str, default: int, least: int, most: int) -> int:

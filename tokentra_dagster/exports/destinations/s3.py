@@ -210,7 +210,7 @@ class S3Bucket:
         kind = type(error).__name__
         if isinstance(error, exceptions.SSLError):
             return PermanentError(f"{said}: its certificate was not accepted; check endpoint and ca_file.")
-        if isinstance(error, (exceptions.HTTPClientError, OSError)):
+        if isinstance(error, (exceptions.HTTPClientError, exceptions.ConnectionError, OSError)):
             return TransientError(f"{said} ({kind}); check endpoint and network, it is tried again.")
         if isinstance(error, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)):
             return PermanentError(f"{said}: no credentials were found; give access_key_id and secret_access_key as references.")

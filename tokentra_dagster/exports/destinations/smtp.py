@@ -211,7 +211,8 @@ class Mailbox:
             return PermanentError(
                 f"The certificate of {self.host}:{self.port} was not accepted ({error.verify_message}); check host or ca_file."
             )
-        if isinstance(error, TimeoutError):
+        # The library reports a time-out while it waits for an answer as a connection that was closed.
+        if isinstance(error, TimeoutError) or isinstance(error.__context__, TimeoutError):
             return TransientError(f"{self._server} did not answer within {self.timeout_seconds:g} s; it is tried again.")
         if isinstance(error, (OSError, smtplib.SMTPException)):
             return TransientError(

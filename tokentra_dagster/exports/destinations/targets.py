@@ -74,7 +74,8 @@ def refusal(address: Address, allowances: Allowances) -> str:
         return "a link-local or metadata address"
     if address.is_unspecified or address.is_multicast:
         return "not the address of one machine"
-    if address.is_loopback or not address.is_global or address.is_reserved:
+    site_local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
+    if address.is_loopback or not address.is_global or address.is_reserved or site_local:
         return "" if allowances.private_targets else "a private, loopback or reserved address"
     return ""
 
