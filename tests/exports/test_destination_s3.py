@@ -129,6 +129,46 @@ def test_a_repeat_leaves_the_same_objects(store, endpoint, tmp_path):
     assert keys(store) == ["usage/usage_2026-01-01.csv", "usage/usage_2026-01-01.csv.manifest.json"]
 
 
+def failing(monkeypatch, event: str, call: int) -> None:
+    """The network fails under that call of boto3's client, counted from 1."""
+    real, calls = S3Bucket._client, []
+
+    def fail(**_: object) -> None:
+        calls.append(event)
+        if len(calls) >= call:
+            raise ConnectionResetError("cable pulled")
+
+    def client(self):
+        found = real(self)
+        found.meta.events.register(f"before-call.s3.{event}", fail)
+        return found
+
+    monkeypatch.setattr(S3Bucket, "_client", client)
+
+
+def test_an_upload_that_fails_half_way_leaves_no_object_no_manifest_and_no_parts(store, endpoint, tmp_path, monkeypatch):
+    failing(monkeypatch, "UploadPart", 2)
+    content = b"0123456789abcdef" * (3 * SMALLEST_PART // 16)
+    with pytest.raises(TransientError, match="tried again"):
+        S3Bucket.parse(settings(endpoint, part_bytes=SMALLEST_PART), HERE).deliver(delivery_of(tmp_path, content))
+    assert keys(store) == []
+    assert store.list_multipart_uploads(Bucket="exports").get("Uploads", []) == []
+
+
+def test_no_manifest_vouches_for_a_half_replaced_restatement(store, endpoint, tmp_path, monkeypatch):
+    bucket = S3Bucket.parse(settings(endpoint), HERE)
+    bucket.deliver(delivery_of(tmp_path / "first"))
+    restated = delivery_of(tmp_path / "second", ROWS + b"2026-01-01,o3,5\n")
+    with monkeypatch.context() as broken:
+        failing(broken, "PutObject", 2)
+        with pytest.raises(TransientError):
+            bucket.deliver(restated)
+    assert keys(store) == ["usage/usage_2026-01-01.csv"]
+    bucket.deliver(restated)
+    manifest = store.get_object(Bucket="exports", Key="usage/usage_2026-01-01.csv.manifest.json")["Body"].read()
+    assert json.loads(manifest)["sha256"] == restated.facts.sha256
+
+
 def chain(error: BaseException) -> str:
     """Every error that a log would show with this one."""
     return "" if error is None else f"{error!r} {chain(error.__cause__)} {chain(error.__context__)}"

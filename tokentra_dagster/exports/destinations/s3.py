@@ -112,6 +112,7 @@ class S3Bucket:
     def deliver(self, delivery: Delivery) -> Delivered:
         delivery.check_files()
         client = self._ask("opened", self._client)
+        self._ask("asked for an older manifest", lambda: self._forget_old_manifest(client, delivery))
         for path in delivery.all_files:
             self._upload(client, path, delivery)
         key = self._key(delivery, delivery.files[0])
@@ -146,6 +147,23 @@ class S3Bucket:
             raise TransientError(
                 f"s3://{self.bucket}/{key} holds {stored} bytes after the upload of {path.stat().st_size}; it is tried again."
             )
+
+    def _forget_old_manifest(self, client: Any, delivery: Delivery) -> None:
+        """While the objects of a restated export replace the old ones, no manifest must vouch for the mixture.
+
+        A login that may only put cannot do this; then the old manifest's hash is what tells the receiver.
+        """
+        from botocore.exceptions import ClientError
+
+        key = self._key(delivery, delivery.manifest)
+        try:
+            old = client.head_object(Bucket=self.bucket, Key=key)["Metadata"].get("export-sha256")
+            if old != delivery.facts.sha256:
+                client.delete_object(Bucket=self.bucket, Key=key)
+        except ClientError as error:
+            # To HEAD, a store answers 403 for what is not there, too, unless the login may list.
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (403, 404):
+                raise
 
     def _presigned(self, client: Any, key: str) -> str:
         parameters = {"Bucket": self.bucket, "Key": key}
