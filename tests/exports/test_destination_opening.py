@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.request
+from pathlib import Path
 
 import boto3
 import pytest
@@ -11,6 +12,7 @@ from moto.server import ThreadedMotoServer
 from tests.exports.delivery_data import ROWS, Authority, delivery_of
 from tests.exports.https_receiver import SECRET, receiving, status
 from tokentra_dagster.errors import PermanentError, TransientError, UsageError
+from tokentra_dagster.exports.destinations import local, s3, smtp, webhook
 from tokentra_dagster.exports.destinations.base import Allowances, Retries
 from tokentra_dagster.exports.destinations.local import LocalFolder
 from tokentra_dagster.exports.destinations.opening import open_destination
@@ -144,3 +146,9 @@ def test_a_permanent_failure_is_not_tried_again():
 
     with pytest.raises(PermanentError, match="attempt 1"):
         Retries().run(attempt, lambda _: pytest.fail("it paused"))
+
+
+def test_every_setting_and_every_field_of_the_event_is_documented(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "exports-destinations.md").read_text()
+    for known in (local.KNOWN, s3.KNOWN, smtp.KNOWN, webhook.KNOWN, webhook.event_of(delivery_of(tmp_path))):
+        assert [name for name in known if f"`{name}`" not in page] == []

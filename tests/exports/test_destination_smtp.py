@@ -324,3 +324,9 @@ def test_the_password_may_be_in_a_file(post, authority, tmp_path: Path):
     (tmp_path / "password").write_text(PASSWORD + "\n")
     mailbox(post, authority, password=f"file:{tmp_path / 'password'}").deliver(delivery_of(tmp_path))
     assert len(post.letters) == 1
+
+
+def test_a_file_without_certificates_is_named(post, authority, tmp_path):
+    (tmp_path / "empty.pem").write_text("nothing")
+    with pytest.raises(PermanentError, match=r"certificates in .*empty\.pem cannot be read"):
+        mailbox(post, authority, ca_file=str(tmp_path / "empty.pem")).deliver(delivery_of(tmp_path))

@@ -22,6 +22,7 @@ from tokentra_dagster.exports.destinations.base import (
     Retries,
     clean_text,
 )
+from tokentra_dagster.exports.destinations.certificates import trusting
 from tokentra_dagster.exports.destinations.fields import Fields
 from tokentra_dagster.exports.destinations.letter import letter_of
 from tokentra_dagster.secret_references import resolve_secret
@@ -108,7 +109,7 @@ class Mailbox:
         )
 
     def needs_link(self, delivery: Delivery) -> bool:
-        return sum(path.stat().st_size for path in delivery.all_files) > self.attach_bytes
+        return sum(path.stat().st_size for path in delivery.all_files if path.is_file()) > self.attach_bytes
 
     def deliver(self, delivery: Delivery) -> Delivered:
         delivery.check_files()
@@ -162,9 +163,10 @@ class Mailbox:
     def _ask(self, letter: EmailMessage, recipients: Sequence[str]) -> Replies:
         """One conversation. The replies for those who were refused; the others were accepted."""
         secret = resolve_secret(self.password) if self.password else None
+        tls = trusting(self.ca_file)
         failure: Exception | None = None
         try:
-            return self._talk(letter, recipients, secret)
+            return self._talk(letter, recipients, secret, tls)
         except smtplib.SMTPRecipientsRefused as error:
             # After a 421 the library stops asking, and names only those asked so far: nobody else got the letter either.
             return {address: error.recipients.get(address, (421, b"not sent")) for address in recipients}
@@ -173,8 +175,7 @@ class Mailbox:
         # Outside the handler: the original error may hold what was sent for the login.
         raise failure
 
-    def _talk(self, letter: EmailMessage, recipients: Sequence[str], secret: str | None) -> Replies:
-        tls = ssl.create_default_context(cafile=self.ca_file)
+    def _talk(self, letter: EmailMessage, recipients: Sequence[str], secret: str | None, tls: ssl.SSLContext) -> Replies:
         if self.security == "tls":
             server: smtplib.SMTP = smtplib.SMTP_SSL(self.host, self.port, timeout=self.timeout_seconds, context=tls)
         else:

@@ -23,6 +23,7 @@ from standardwebhooks import Webhook as Signer
 
 from tokentra_dagster.errors import PermanentError, TransientError
 from tokentra_dagster.exports.destinations.base import SAFE, USUAL_RETRIES, Allowances, Delivered, Delivery, Retries
+from tokentra_dagster.exports.destinations.certificates import trusting
 from tokentra_dagster.exports.destinations.fields import Fields
 from tokentra_dagster.exports.destinations.targets import PinnedBackend, Target, addresses_of, target_of
 from tokentra_dagster.providers.failures import retry_after
@@ -132,7 +133,7 @@ class Webhook:
         """Status, and the seconds of Retry-After. The answer's body is drained within bounds and dropped."""
         deadline = time.monotonic() + self.timeout_seconds
         backend = PinnedBackend(addresses_of(target, self.allowances), deadline)
-        tls = ssl.create_default_context(cafile=self.ca_file)
+        tls = trusting(self.ca_file)
         failure: Exception | None = None
         try:
             with (
@@ -218,4 +219,6 @@ def _broken(target: Target, error: BaseException) -> Exception:
                 f"The certificate of the webhook {target.shown} was not accepted ({cause.verify_message}); check the address or ca_file."
             )
         cause = cause.__cause__ or cause.__context__
-    return TransientError(f"The webhook {target.shown} could not be reached ({type(error).__name__}); it is tried again.")
+    return TransientError(
+        f"The webhook {target.shown} could not be reached or broke off ({type(error).__name__}); it is tried again."
+    )
