@@ -330,3 +330,15 @@ def test_a_file_without_certificates_is_named(post, authority, tmp_path):
     (tmp_path / "empty.pem").write_text("nothing")
     with pytest.raises(PermanentError, match=r"certificates in .*empty\.pem cannot be read"):
         mailbox(post, authority, ca_file=str(tmp_path / "empty.pem")).deliver(delivery_of(tmp_path))
+
+
+def test_a_server_that_hangs_up_after_it_took_the_letter_gets_no_second(authority, tmp_path):
+    class HangsUp(Post):
+        async def handle_QUIT(self, server, session, envelope):
+            server.transport.abort()
+            return "221 never heard"
+
+    with serving(HangsUp(), tls_context=authority.server_side("localhost"), require_starttls=True) as post:
+        box = mailbox(post, authority, username=None, password=None)
+        assert box.deliver(delivery_of(tmp_path)).attempts == 1
+        assert len(post.letters) == 1

@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import time
+import traceback
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
@@ -342,3 +343,39 @@ def test_a_link_expiry_in_another_zone_is_sent_in_utc(receiver, authority, tmp_p
     expires = datetime(2026, 1, 3, 7, tzinfo=ZoneInfo("Europe/Berlin")) + timedelta(minutes=30)
     webhook(receiver, authority).deliver(delivery_of(tmp_path, link=Link("https://x.example/", expires)))
     assert receiver.accepted[0]["expiresAt"] == "2026-01-03T06:30:00Z"
+
+
+def test_a_receiver_that_said_yes_and_then_stalls_has_it_and_gets_no_second(receiver, authority, tmp_path):
+    done = threading.Event()
+
+    def half(handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        handler.wfile.write(b"x")
+        done.wait(10)
+
+    receiver.script = [half]
+    begun = time.monotonic()
+    try:
+        assert webhook(receiver, authority, timeout_seconds=0.5).deliver(linked(tmp_path)).attempts == 1
+    finally:
+        done.set()
+    assert (len(receiver.requests), time.monotonic() - begun < 3) == (1, True)
+
+
+def test_a_receiver_that_hangs_up_without_an_answer_is_tried_again(receiver, authority, tmp_path):
+    receiver.script = [lambda handler: handler.connection.shutdown(socket.SHUT_RDWR)]
+    assert webhook(receiver, authority).deliver(linked(tmp_path)).attempts == 2
+
+
+def test_no_error_carries_the_address_or_the_key_into_a_log(receiver, authority, tmp_path):
+    receiver.script = [lambda handler: handler.connection.shutdown(socket.SHUT_RDWR)]
+    with pytest.raises(TransientError) as failure:
+        webhook(receiver, authority, attempts=1).deliver(linked(tmp_path))
+    shown = "".join(traceback.format_exception(failure.value))
+    assert "7f3a-private" not in shown and "in-the-address" not in shown and SECRET not in shown
+
+
+def test_settings_hold_no_address_that_a_log_would_show(receiver, authority):
+    assert "7f3a-private" not in repr(webhook(receiver, authority))

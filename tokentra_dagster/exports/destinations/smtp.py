@@ -119,10 +119,10 @@ class Mailbox:
                 f"The files of {delivery.files[0].name} are larger than attach_bytes ({self.attach_bytes}) and there is no link; "
                 "give the e-mail a store (s3) for the files, or raise attach_bytes."
             )
-        return self.send(delivery.message_id, letter_of(delivery, self.sender, self.recipients, attach=not too_large))
+        return self.send(letter_of(delivery, self.sender, self.recipients, attach=not too_large))
 
-    def send(self, message_id: str, letter: EmailMessage) -> Delivered:
-        """Send any letter to all recipients, retried for those who have not got it. Raises only if nobody gets it."""
+    def send(self, letter: EmailMessage) -> Delivered:
+        """Send any letter with a `Message-ID` to all recipients, retried for those who have not got it. Raises only if nobody gets it."""
         waiting = list(self.recipients)
         accepted: list[str] = []
         refused: dict[str, RefusedRecipient] = {}

@@ -12,7 +12,7 @@ import json
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ _BROKE_OFF = (httpcore2.NetworkError, httpcore2.ProtocolError, OSError)
 class Webhook:
     """`url` is an address or, where the address itself is a secret, a reference. `secret` refers to a `whsec_...` key."""
 
-    url: str
+    url: str = field(repr=False)
     secret: str
     previous_secret: str | None = None
     """While the receiver changes to a new key: both sign."""
