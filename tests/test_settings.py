@@ -25,3 +25,10 @@ def test_a_database_url_of_another_kind_is_refused_and_secrets_may_be_named() ->
     with pytest.raises(SettingsError, match="postgresql://"):
         Settings.from_environment({"TOKENTRA_DATABASE_URL": "mysql://x"})
     assert Settings.from_environment({"TOKENTRA_SECRET_OPENAI": "k"}).database_url is None
+
+
+def test_deliveries_are_safe_unless_the_operator_says_yes() -> None:
+    chosen = Settings.from_environment({"TOKENTRA_DELIVERY_PRIVATE_TARGETS": "yes"})
+    assert (chosen.delivery_plain_text, chosen.delivery_private_targets) == (False, True)
+    with pytest.raises(SettingsError, match="'1'; it must be yes or no"):
+        Settings.from_environment({"TOKENTRA_DELIVERY_PLAIN_TEXT": "1"})

@@ -19,6 +19,8 @@ KNOWN = {
     "TOKENTRA_RETENTION_RAW_DAYS": "days that records of any width are kept, then by whole months, or forever (default: 400)",
     "TOKENTRA_RETENTION_HOURLY_DAYS": "days that hourly rollups are kept, or forever (default: 90)",
     "TOKENTRA_RETENTION_DAILY_DAYS": "days that daily rollups are kept, or forever (default: 731, two years)",
+    "TOKENTRA_DELIVERY_PLAIN_TEXT": "yes: exports may go to http:// addresses and to SMTP without TLS (default: no)",
+    "TOKENTRA_DELIVERY_PRIVATE_TARGETS": "yes: webhooks may go to private and loopback addresses (default: no)",
 }
 FEWEST_DAYS = 8
 # Set by our own commands for dbt and Dagster; a person never needs them.
@@ -49,6 +51,8 @@ class Settings:
     database_port: int | None
     ui_port: int
     retention: RetentionDays = RetentionDays()
+    delivery_plain_text: bool = False
+    delivery_private_targets: bool = False
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -69,6 +73,8 @@ class Settings:
             database_port=_port(env, "TOKENTRA_DATABASE_PORT"),
             ui_port=_port(env, "TOKENTRA_UI_PORT") or 3000,
             retention=_retention(env),
+            delivery_plain_text=_yes(env, "TOKENTRA_DELIVERY_PLAIN_TEXT"),
+            delivery_private_targets=_yes(env, "TOKENTRA_DELIVERY_PRIVATE_TARGETS"),
         )
 
 
@@ -79,6 +85,13 @@ def _port(env: Mapping[str, str], name: str) -> int | None:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
         raise SettingsError(f"{name} is {text!r}; it must be a port number from 1 to 65535")
     return int(text)
+
+
+def _yes(env: Mapping[str, str], name: str) -> bool:
+    text = env.get(name) or "no"
+    if text not in ("yes", "no"):
+        raise SettingsError(f"{name} is {text!r}; it must be yes or no")
+    return text == "yes"
 
 
 def _retention(env: Mapping[str, str]) -> RetentionDays:

@@ -122,7 +122,7 @@ def db_migrate() -> None:
 @click.option("--json", "as_json", is_flag=True)
 def db_grant_reader(name: str, organizations: tuple[str, ...], all_orgs: bool, secret: str | None, as_json: bool) -> None:
     """Make or change the login NAME that reads the marts of some organisations: for BI tools and programs."""
-    from tokentra_dagster.ingest.sync import resolve_secret
+    from tokentra_dagster.secret_references import resolve_secret
     from tokentra_dagster.warehouse.access import grant_reader
 
     password = resolve_secret(secret) if secret else None

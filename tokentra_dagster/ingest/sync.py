@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from tokentra_dagster.batch import ROWS_PER_BATCH, batch_of
 from tokentra_dagster.errors import PermanentError, UsageError
@@ -14,6 +12,7 @@ from tokentra_dagster.ingest.load import load_window
 from tokentra_dagster.providers import SOURCES, open_source
 from tokentra_dagster.providers.base import ConnectionConfig, Source, Window
 from tokentra_dagster.records import GRANULARITIES, CostRecord, EntityName, Item, RejectedItem, UsageRecord
+from tokentra_dagster.secret_references import resolve_secret
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import ConnectionRow
 
@@ -22,27 +21,10 @@ DEFAULT_GRANULARITY = "1h"
 DEFAULT_STALE_AFTER = timedelta(hours=26)
 
 
-def resolve_secret(reference: str | None) -> str:
-    """The key that `env:NAME` or `file:PATH` points at. Raises `PermanentError` naming the reference, never the key."""
-    if not reference:
-        raise PermanentError("The connection has no secret; add it again with --secret env:NAME or --secret file:PATH.")
-    kind, _, where = reference.partition(":")
-    if kind == "env":
-        value = os.environ.get(where, "")
-        hint = f"the environment variable {where} is not set"
-    elif kind == "file":
-        path = Path(where).expanduser()
-        value = path.read_text().strip() if path.is_file() else ""
-        hint = f"the file {where} is not there or is empty"
-    else:
-        raise PermanentError(f"The secret {reference!r} must be env:NAME or file:PATH.")
-    if not value:
-        raise PermanentError(f"The secret {reference} cannot be read: {hint} for this process.")
-    return value.strip()
-
-
 def source_of(connection: ConnectionRow) -> Source:
     """The provider behind a connection, its secret resolved."""
+    if not connection.secret_ref:
+        raise PermanentError("The connection has no secret; add it again with --secret env:NAME or --secret file:PATH.")
     options = {name: str(value) for name, value in connection.options.items() if name not in OWN_OPTIONS}
     return open_source(ConnectionConfig(connection.provider, resolve_secret(connection.secret_ref), connection.base_url, options))
 
