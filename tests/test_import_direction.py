@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "runtime": {"settings", "warehouse"},
     "resources": {"runtime", "settings", "warehouse"},
     "ingest": {*LEAVES, "pricing", "model_names", "providers", "warehouse", "resources"},
+    "realtime": {*LEAVES, "ingest", "resources", "warehouse"},
     "summary": {"errors", "warehouse"},
     "health": {"errors", "settings", "warehouse", "ingest"},
     "build_evidence": {"warehouse"},
@@ -49,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
         "warehouse",
     },
     "report": {"analyses", "analytics", "charts", "figures", "tables"},
-    "definitions": {"analytics_assets", "ingest", "resources", "retention", "settings", "transform"},
+    "definitions": {"analytics_assets", "ingest", "realtime", "resources", "retention", "settings", "transform"},
     "runs": {"errors", "settings", "ingest", "definitions"},
     "platform": {"errors", "runtime", "settings", "transform", "warehouse"},
 }
