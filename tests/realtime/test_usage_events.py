@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.realtime.event_data import NOON, event
@@ -95,7 +95,7 @@ def test_json_that_is_no_event_is_refused_in_one_sentence(change, words):
 
 def test_a_little_difference_of_clocks_is_no_future():
     refuse_future(event(at=NOON + timedelta(minutes=5)), NOON)
-    with pytest.raises(UsageError, match="is in the future .* check the sender's clock"):
+    with pytest.raises(UsageError, match=r"is in the future .* check the sender's clock"):
         refuse_future(event(at=NOON + timedelta(minutes=6)), NOON)
 
 
@@ -106,6 +106,7 @@ ANYTHING = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(

@@ -191,19 +191,23 @@ def _cover(
     result: LoadResult,
     run_id: str | None,
 ) -> None:
-    db.execute(
-        "INSERT INTO raw.sync_history AS h (id, org_id, provider_connection_id, kind, granularity, window_start, window_end, status, "
-        "completed_at, covered_until, final_before, records_loaded, records_replaced, records_rejected, run_id) "
-        "VALUES (%(id)s, %(org)s, %(connection)s, 'events', '1m', %(since)s, %(until)s, 'completed', now(), %(until)s, %(final)s, "
-        "%(loaded)s, 0, %(rejected)s, %(run)s) "
-        "ON CONFLICT (id) DO UPDATE SET window_end = excluded.window_end, covered_until = excluded.covered_until, "
-        "completed_at = excluded.completed_at, final_before = excluded.final_before, run_id = excluded.run_id, "
-        "records_loaded = h.records_loaded + excluded.records_loaded, records_rejected = h.records_rejected + excluded.records_rejected",
-        {
-            "id": sync_id, "org": connection.org_id, "connection": connection.id, "since": since, "until": until,
-            "final": until - SETTLES_AFTER, "loaded": result.loaded, "rejected": result.rejected, "run": run_id,
-        },
-    )  # fmt: skip
+    values = {
+        "id": sync_id, "org": connection.org_id, "connection": connection.id, "since": since, "until": until,
+        "final": until - SETTLES_AFTER, "loaded": result.loaded, "rejected": result.rejected, "run": run_id,
+    }  # fmt: skip
+    extended = db.execute(
+        "UPDATE raw.sync_history SET window_end = %(until)s, covered_until = %(until)s, final_before = %(final)s, completed_at = now(), "
+        "records_loaded = records_loaded + %(loaded)s, records_rejected = records_rejected + %(rejected)s, run_id = %(run)s WHERE id = %(id)s",
+        values,
+    ).rowcount
+    if not extended:
+        db.execute(
+            "INSERT INTO raw.sync_history (id, org_id, provider_connection_id, kind, granularity, window_start, window_end, status, "
+            "completed_at, covered_until, final_before, records_loaded, records_replaced, records_rejected, run_id) "
+            "VALUES (%(id)s, %(org)s, %(connection)s, 'events', '1m', %(since)s, %(until)s, 'completed', now(), %(until)s, %(final)s, "
+            "%(loaded)s, 0, %(rejected)s, %(run)s)",
+            values,
+        )
 
 
 def spans(windows: Iterable[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:
