@@ -58,11 +58,16 @@ ALTER TABLE raw.usage_changes DROP CONSTRAINT usage_changes_reason_check;
 ALTER TABLE raw.usage_changes ADD CONSTRAINT usage_changes_reason_check
 CHECK (reason IN ('sync', 'import', 'attribution', 'authority', 'retention', 'time_zone', 'events'));
 
--- An organisation's first event of a provider makes the connection that its records belong to.
-DO $$
+-- Access: an organisation's first event of a provider makes the connection that its records belong to, and a loader flushes.
+ALTER FUNCTION app.apply_access() RENAME TO apply_access_to_relations;
+CREATE FUNCTION app.apply_access() RETURNS BOOLEAN
+LANGUAGE plpgsql AS
+$$
 BEGIN
-  IF app.apply_access() THEN
-    EXECUTE format('GRANT INSERT (org_id, name, provider, source) ON app.provider_connections TO %I', app.access_role('loader'));
+  IF NOT app.apply_access_to_relations() THEN
+    RETURN false;
   END IF;
+  EXECUTE format('GRANT INSERT (org_id, name, provider, source) ON app.provider_connections TO %I', app.access_role('loader'));
+  RETURN true;
 END
 $$;
