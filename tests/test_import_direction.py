@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "runtime": {"settings", "warehouse"},
     "resources": {"runtime", "settings", "warehouse"},
     "ingest": {*LEAVES, "secret_references", "pricing", "model_names", "providers", "warehouse", "resources"},
+    "realtime": {*LEAVES, "ingest", "resources", "warehouse"},
     "summary": {"errors", "warehouse"},
     "health": {"errors", "settings", "warehouse", "ingest"},
     "build_evidence": {"warehouse"},
@@ -53,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "report": {"analyses", "analytics", "charts", "figures", "tables"},
     "exports": {"errors", "providers", "secret_references"},
-    "definitions": {"analytics_assets", "ingest", "resources", "retention", "settings", "transform"},
+    "definitions": {"analytics_assets", "ingest", "realtime", "resources", "retention", "settings", "transform"},
     "runs": {"errors", "settings", "ingest", "definitions"},
     "platform": {"errors", "runtime", "settings", "transform", "warehouse"},
 }

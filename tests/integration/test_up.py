@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.realtime.event_data import event, send
 from tests.warehouse_data import connection, one, rows
 from tokentra_dagster.analyses import ANALYSES
 from tokentra_dagster.simulator.server import RunningSimulator
@@ -130,6 +131,15 @@ def test_a_weeks_backfill_for_one_connection_from_the_ui_loads_it_and_the_rollup
     wait_for(
         "rollup and records agreeing",
         lambda: one(database, total.format("marts.daily_usage_rollup")) == one(database, total.format("raw.usage_records")),
+    )
+
+    # An application's event is in the hourly rollup soon after, and nobody asks for that either.
+    now = datetime.now(UTC)
+    org = one(database, "SELECT id FROM app.organizations WHERE name = 'acme'")
+    send(database, org, event("live", now, provider="google", model="gemini-2.5-pro"), now=now)
+    wait_for(
+        "the event in the hourly rollup",
+        lambda: one(database, "SELECT count(*) FROM hourly_usage_rollup WHERE provider = 'google' AND model = 'gemini-2.5-pro'"),
     )
     # The analyses of the newest whole day follow the build.
     analysed = "SELECT count(DISTINCT analysis) FROM analytics.documents"

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from tests.dbt.conftest import run_dbt
+from tests.realtime.event_data import event, flush_all, send
 from tests.warehouse_data import DAY, HOUR, connection, load, one, record, rows
 from tokentra_dagster.analytics.periods import Period
 from tokentra_dagster.analytics.results import InsightRow, MetricRow, RecommendationRow
@@ -42,6 +43,8 @@ SECRETS = (
     "SELECT * FROM app.users",
     "SELECT * FROM app.attribution_rules",
     "SELECT * FROM raw.usage_changes",
+    "SELECT * FROM raw.usage_events",
+    "SELECT * FROM raw.pending_usage_events",
     "SELECT * FROM raw.usage_records_default",
     "SELECT * FROM dagster.runs",
     "SELECT * FROM pg_authid",
@@ -289,6 +292,13 @@ def test_a_loader_loads_and_cannot_write_marts_and_a_transformer_builds_and_cann
     month = DAY.replace(month=7)
     load(loader, acme, [record(month, model="loaded", team="a new team")], month, month + HOUR)
     assert one(two, "SELECT count(*) FROM raw.usage_records_y2026m07") == 1
+    send(
+        loader,
+        acme.org_id,
+        event("by the loader", month, provider="google", model="loaded too", project="a new project"),
+        now=month,
+    )
+    assert [done.loaded for done in flush_all(loader, month)] == [1], "also where the first event makes the connection"
     refused = {
         loader: ("DELETE FROM marts.daily_usage_rollup", "SELECT * FROM marts.daily_usage_rollup", "SELECT * FROM app.reader_organizations",
                  "UPDATE app.provider_connections SET secret_ref = 'env:X'"),
@@ -301,9 +311,9 @@ def test_a_loader_loads_and_cannot_write_marts_and_a_transformer_builds_and_cann
                 db.execute(statement)
     _build(transformer, target, "--full-refresh")
     reader = _reader(two, "acme")
-    assert one(reader, "SELECT count(DISTINCT model) FROM daily_usage_rollup") == 2
+    assert one(reader, "SELECT count(DISTINCT model) FROM daily_usage_rollup") == 3
     _build(two, target)
-    assert one(two, "SELECT count(DISTINCT model) FROM daily_usage_rollup") == 3
+    assert one(two, "SELECT count(DISTINCT model) FROM daily_usage_rollup") == 4
 
 
 @pytest.mark.parametrize(

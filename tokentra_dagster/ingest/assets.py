@@ -182,7 +182,7 @@ def provider_sync(provider: str) -> dg.AssetsDefinition:
 SYNCS = [provider_sync(provider) for provider in SOURCES]
 TABLES = [
     dg.AssetSpec(
-        RECORDS, deps=[usage_key(provider) for provider in SOURCES] + [dg.AssetKey(["raw", "imported_usage"])],
+        RECORDS, deps=[*map(usage_key, SOURCES), dg.AssetKey(["raw", "imported_usage"]), dg.AssetKey(["raw", "usage_events"])],
         group_name="raw", owners=OWNERS, kinds={"postgres", "table"}, description="Every usage record of every source (specification 2.1).",
     ),
     dg.AssetSpec(

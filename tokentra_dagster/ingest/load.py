@@ -45,22 +45,14 @@ def load_window(
     Raises what `fill` raised, after writing it into `raw.sync_history`.
     """
     result = LoadResult(uuid4(), connection.label, window.start, window.end, window.granularity)
-    with database.connect(application=f"tokentra {kind} {connection.label}") as db, _only_one(db, connection):
+    with database.connect(application=f"tokentra {kind} {connection.label}") as db, only_one(db, connection):
         _fail_crashed(db, connection)
         _begin(db, connection, window, kind, result.sync_id, run_id, settles_after, now)
         try:
             _refuse_expired(db, connection, window)
             if prepare:
                 prepare()
-            target = Target(
-                connection.org_id,
-                connection.id,
-                connection.provider,
-                connection.source,
-                result.sync_id,
-                attribution_of(db, connection),
-                {},
-            )
+            target = _target(db, connection, result.sync_id)
             db.commit()
             ensure_partitions(db, window.start, window.end)
             (_spool_then_replace if kind == "sync" else _replace_streaming)(
@@ -71,6 +63,38 @@ def load_window(
             _fail(db, result.sync_id, error)
             raise
     return result
+
+
+def append_records(
+    db: Connection, database: Database, connection: ConnectionRow, window: Window, sync_id: UUID, fill: Callable[[Intake], None]
+) -> LoadResult:
+    """Copy what `fill` takes in beside what is there, in the caller's transaction; nothing is replaced (docs/decisions/0012).
+
+    The caller sees to it that nothing is appended twice, keeps `raw.sync_history`, and logs the change last.
+    """
+    result = LoadResult(sync_id, connection.label, window.start, window.end, window.granularity)
+    with Stream(_target(db, connection, sync_id), window, database, result) as stream:
+        with db.cursor().copy(COPY) as copy:
+            stream.open(copy)
+            fill(stream)
+            stream.finish()
+        _copy_rejected(db, connection, window, stream)
+    return result
+
+
+def kept_from(db: Connection, connection: ConnectionRow) -> datetime | None:
+    """The start of what has not expired of the organisation's and provider's records; None: nothing has."""
+    row = db.execute(
+        "SELECT kept_from FROM raw.retention_horizon WHERE org_id = %s AND provider = %s",
+        [connection.org_id, connection.provider],
+    ).fetchone()
+    return row["kept_from"] if row else None
+
+
+def _target(db: Connection, connection: ConnectionRow, sync_id: UUID) -> Target:
+    return Target(
+        connection.org_id, connection.id, connection.provider, connection.source, sync_id, attribution_of(db, connection), {}
+    )
 
 
 def attribution_of(db: Connection, connection: ConnectionRow) -> Attribution:
@@ -107,7 +131,8 @@ def log_change(
 
 
 @contextmanager
-def _only_one(db: Connection, connection: ConnectionRow) -> Iterator[None]:
+def only_one(db: Connection, connection: ConnectionRow) -> Iterator[None]:
+    """Hold the connection's lock: whoever else loads it waits. Commits."""
     key = [f"tokentra connection {connection.id}"]
     db.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", key)
     db.commit()
@@ -150,15 +175,12 @@ def _begin(
 
 def _refuse_expired(db: Connection, connection: ConnectionRow, window: Window) -> None:
     """Builds never compute expired usage anew: what was loaded there would count nowhere, and go with the next retention."""
-    row = db.execute(
-        "SELECT kept_from FROM raw.retention_horizon WHERE org_id = %s AND provider = %s AND kept_from > %s",
-        [connection.org_id, connection.provider, window.start],
-    ).fetchone()
+    kept = kept_from(db, connection)
     db.commit()
-    if row:
+    if kept and kept > window.start:
         raise PermanentError(
-            f"{connection.label}: records of {connection.provider} before {row['kept_from']:%Y-%m-%d} have expired and would not be "
-            f"counted again; the window starts at {window.start:%Y-%m-%d %H:%M} UTC. Nothing was loaded; start at {row['kept_from']:%Y-%m-%d}."
+            f"{connection.label}: records of {connection.provider} before {kept:%Y-%m-%d} have expired and would not be "
+            f"counted again; the window starts at {window.start:%Y-%m-%d %H:%M} UTC. Nothing was loaded; start at {kept:%Y-%m-%d}."
         )
 
 
@@ -217,6 +239,10 @@ def _replace_rejected(db: Connection, connection: ConnectionRow, window: Window,
         "DELETE FROM raw.rejected_records WHERE provider_connection_id = %s AND window_start >= %s AND window_end <= %s",
         [connection.id, window.start, window.end],
     )
+    _copy_rejected(db, connection, window, intake)
+
+
+def _copy_rejected(db: Connection, connection: ConnectionRow, window: Window, intake: Intake) -> None:
     columns = "org_id, provider_connection_id, sync_id, window_start, window_end, bucket_start, line_number, reason, payload"
     with db.cursor().copy(f"COPY raw.rejected_records ({columns}) FROM STDIN") as copy:
         for bucket_start, line, reason, payload in intake.rejected():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any
 from uuid import UUID
 
@@ -111,6 +112,24 @@ def find_connection(connection: Connection, name: str) -> ConnectionRow:
         raise UsageError(f"Several organisations have a connection {name!r}; say which: {', '.join(c.label for c in found)}.")
     there = f"There are: {', '.join(c.label for c in everyone)}." if everyone else "There is none: run `tokentra connection add`."
     raise UsageError(f"No connection is named {name!r}. {there}")
+
+
+def connection_for_events(connection: Connection, org_id: UUID, provider: str) -> ConnectionRow:
+    """The oldest connection of the organisation whose usage of the provider comes as events, made where there is none."""
+    names = chain((f"events-{provider}",), (f"events-{provider}-{number}" for number in count(2)))
+    for name in names:
+        row = connection.execute(
+            _CONNECTIONS + " WHERE c.org_id = %s AND c.provider = %s AND c.source = 'events' ORDER BY c.created_at, c.id LIMIT 1",
+            [org_id, provider],
+        ).fetchone()
+        if row:
+            return ConnectionRow(**row)
+        connection.execute(
+            "INSERT INTO app.provider_connections (org_id, name, provider, source) VALUES (%s, %s, %s, 'events') "
+            "ON CONFLICT (org_id, name) DO NOTHING",
+            [org_id, name, provider],
+        )
+    raise AssertionError("names never end")
 
 
 def disable_connection(connection: Connection, name: str) -> ConnectionRow:

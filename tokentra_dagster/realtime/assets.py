@@ -1,0 +1,87 @@
+"""Dagster's side of events: every minute, where events wait, a run makes records of them, and dbt follows the records.
+
+A minute without events starts no run: the schedule looks first.
+"""
+
+# No `from __future__ import annotations` here: Dagster reads the annotations of assets and schedules as they are.
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import dagster as dg
+
+from tokentra_dagster.ingest.assets import OWNERS, RECORDS
+from tokentra_dagster.realtime.flush import Flushed, flush, pending
+from tokentra_dagster.resources import Warehouse
+
+EVENTS = dg.AssetKey(["raw", "usage_events"])
+
+
+def evidence(done: Sequence[Flushed]) -> dict[str, Any]:
+    """Metadata a person would look at: counts, and a row per connection."""
+    lines = ["| connection | records | rejected | input tokens | output tokens | error |", "|---|--:|--:|--:|--:|---|"]
+    lines += [
+        f"| {one.connection or f'{one.organization_id} {one.provider}'} | {one.loaded:,} | {one.rejected:,} | {one.input_tokens:,} | "
+        f"{one.output_tokens:,} | {_cell(one.error)} |"
+        for one in done
+    ]
+    return {
+        "connections": dg.MetadataValue.md("\n".join(lines) if done else "No event waited."),
+        "dagster/row_count": sum(one.loaded for one in done),
+        "rejected": sum(one.rejected for one in done),
+        "input_tokens": sum(one.input_tokens for one in done),
+        "output_tokens": sum(one.output_tokens for one in done),
+        "failed_connections": sum(1 for one in done if one.error),
+    }
+
+
+def _cell(error: Exception | None) -> str:
+    return str(error).replace("|", "\\|").replace("\n", " ") if error else ""
+
+
+@dg.asset(
+    key=EVENTS,
+    group_name="raw",
+    owners=OWNERS,
+    kinds={"python", "postgres"},
+    description="Events that applications sent: each becomes one record in raw.usage_records, and stays here as it came.",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "every_event_flushed",
+            asset=EVENTS,
+            description="Fails when events of a connection could not become records; they wait for the next run. Its metadata says why.",
+        )
+    ],
+)
+def usage_events(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Iterator[Any]:
+    done = flush(warehouse.database(), run_id=context.run_id)
+    yield dg.MaterializeResult(asset_key=EVENTS, metadata=evidence(done))
+    if any(one.loaded for one in done):
+        written_by = {"written_by": "usage_events", "run_id": context.run_id}
+        context.log_event(dg.AssetMaterialization(RECORDS, metadata=written_by))
+    failed = [one for one in done if one.error]
+    for one in failed:
+        context.log.error(f"{one.connection or one.provider}: {one.error}")
+    yield dg.AssetCheckResult(
+        asset_key=EVENTS, check_name="every_event_flushed", passed=not failed,
+        metadata={one.connection or f"{one.organization_id} {one.provider}": str(one.error) for one in failed},
+    )  # fmt: skip
+
+
+flush_job = dg.define_asset_job(
+    "flush_events", selection=dg.AssetSelection.assets(EVENTS), description="Make records of the events that wait."
+)
+
+
+@dg.schedule(
+    job=flush_job,
+    name="flush_events_every_minute",
+    cron_schedule="* * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Makes records of the events that wait; a minute without any starts no run.",
+)
+def flush_schedule(warehouse: Warehouse) -> dg.RunRequest | dg.SkipReason:
+    with warehouse.database().connect(application="tokentra flush schedule") as db:
+        waiting = pending(db)
+    return dg.RunRequest() if waiting else dg.SkipReason("No event waits.")
