@@ -59,14 +59,17 @@ ALTER TABLE raw.usage_changes ADD CONSTRAINT usage_changes_reason_check
 CHECK (reason IN ('sync', 'import', 'attribution', 'authority', 'retention', 'time_zone', 'events'));
 
 -- Access: an organisation's first event of a provider makes the connection that its records belong to, and a loader flushes.
-ALTER FUNCTION app.apply_access() RENAME TO apply_access_to_relations;
-CREATE FUNCTION app.apply_access() RETURNS BOOLEAN
+CREATE OR REPLACE FUNCTION app.apply_access() RETURNS BOOLEAN
 LANGUAGE plpgsql AS
 $$
 BEGIN
   IF NOT app.apply_access_to_relations() THEN
     RETURN false;
   END IF;
+  EXECUTE format(
+    'GRANT EXECUTE ON FUNCTION app.check_quota_before_request, app.reserve_quota, app.settle_quota, app.release_quota TO %I', app.access_role('reader')
+  );
+  EXECUTE format('GRANT SELECT ON app.quota_counters TO %I', app.access_role('reader'));
   EXECUTE format('GRANT INSERT (org_id, name, provider, source) ON app.provider_connections TO %I', app.access_role('loader'));
   RETURN true;
 END
