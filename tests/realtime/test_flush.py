@@ -23,6 +23,7 @@ from tests.realtime.event_data import NOON, counted, event, flush_all, organizat
 from tests.warehouse_data import HOUR, connection, one, rows
 from tokentra_dagster.errors import UsageError
 from tokentra_dagster.realtime import flush as flushing
+from tokentra_dagster.realtime.events import _TEXT, EARLIEST, MOST_LATENCY_MS, MOST_MONEY, MOST_TOKENS
 from tokentra_dagster.realtime.flush import flush, spans
 from tokentra_dagster.realtime.store import Appended, append_in
 from tokentra_dagster.warehouse.directory import add_rule
@@ -342,6 +343,30 @@ def test_an_event_that_has_expired_is_kept_as_rejected_and_holds_nothing_up(data
         "older than 2026-01-01" in kept["reason"] and kept["payload"]["event_id"] == "old" and kept["payload"]["team"] == "core"
     )
     assert flush_all(database) == []
+
+
+def test_the_largest_and_the_oddest_event_that_is_allowed_becomes_a_record(database):
+    """What is stored must never be what no flush can take."""
+    org = organization(database)
+    odd = 'a "quoted", \\back\\slashed, {braced},\nnew line\ttab \\. end ü 日本 🙂 '
+    texts = {name: (odd + name).ljust(500, "日") for name in (*_TEXT, "model")} | {"quantity_unit": "images"}
+    counts = dict.fromkeys(("input_tokens", "output_tokens", "cached_input_tokens"), MOST_TOKENS)
+    numbers = {"latency_ms": MOST_LATENCY_MS, "reported_cost": MOST_MONEY, "quantity": MOST_MONEY}
+    most = event("most".ljust(500, "日"), EARLIEST, **texts, **counts, **numbers, metadata={odd: [odd, None, 10**300]})
+    priced = [
+        event(f"{provider}", provider=provider, model=model, **counts)
+        for provider, model in (("openai", "o1-pro"), ("anthropic", "claude-opus-4"))
+    ]
+    assert send(database, org, most, *priced).stored == 3
+    flush_all(database)
+    assert counted(database) == {most.event_id: 1, "openai": 1, "anthropic": 1}
+    found = {r["provider_metadata"]["event_id"]: r for r in rows(database, "SELECT * FROM raw.usage_records")}
+    kept = found[most.event_id]
+    assert {name: kept[name] for name in ("model", "feature", "api_key_id")} == {
+        name: texts[name] for name in ("model", "feature", "api_key_id")
+    }
+    assert kept["provider_metadata"][odd] == [odd, None, 10**300] and kept["estimated_cost"] == MOST_MONEY
+    assert found["openai"]["cost_basis"] == "estimate" and found["openai"]["estimated_cost"] > 10**8
 
 
 def test_what_one_organisation_cannot_flush_waits_and_stops_nobody_else(database, monkeypatch):

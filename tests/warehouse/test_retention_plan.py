@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from tests.realtime.event_data import counted, event, flush_all, organization, send
 from tests.warehouse_data import HOUR, connection, load, one, record, rows
 from tokentra_dagster.errors import PermanentError, SettingsError, TokenTraError
 from tokentra_dagster.providers import SOURCES
@@ -116,6 +117,26 @@ def test_minutes_go_before_hours_and_only_minutes_move_the_horizon_that_early(da
     assert rows(database, "SELECT org_id, kept_from FROM raw.retention_horizon") == [
         {"org_id": both.org_id, "kept_from": _day("2026-06-20")}
     ]
+
+
+def test_events_go_with_their_records_and_one_that_waits_stays_until_it_is_rejected(database):
+    org = organization(database)
+    old, young = NOW - timedelta(days=11), NOW - timedelta(days=1)
+    send(database, org, event("old", old), event("young", young), now=NOW)
+    flush_all(database, NOW)
+    _built(database)
+    send(database, org, event("waits", old), event("old", old), now=NOW)
+    foreseen = preview(database, RULES, ROLLUPS, NOW)
+    assert [(gone.what, gone.rows) for gone in foreseen.removed] == [
+        ("minute records of acme/openai", 1),
+        ("events of acme/openai", 1),
+    ]
+    assert expire(database, RULES, ROLLUPS, NOW).removed == foreseen.removed
+    assert rows(database, "SELECT event_id FROM raw.usage_events ORDER BY 1") == [{"event_id": "waits"}, {"event_id": "young"}]
+    send(database, org, event("old", old), now=NOW)
+    flush_all(database, NOW)
+    assert counted(database) == {"young": 1}, "sent again after it expired, an event is rejected and not counted anew"
+    assert one(database, "SELECT count(*) FROM raw.rejected_records") == 2
 
 
 def test_the_window_of_a_running_load_stays_and_that_of_a_dead_one_does_not(database):

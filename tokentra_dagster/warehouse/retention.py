@@ -132,6 +132,8 @@ def preview(database: Database, rules: RetentionDays, rollups: Sequence[Rollup],
             if cutoff:
                 rows = _count(db, sql.SQL("raw.usage_records AS r WHERE {}").format(_minutes(one, decided.months, cutoff)))
                 _add(report, f"minute records of {one.label}", cutoff, rows)
+            if edge := _gone_before(one, decided):
+                _add(report, f"events of {one.label}", edge, _count(db, _old_events(one, edge)))
         if decided.months:
             for name, end in _partitions(db):
                 if end <= decided.months:
@@ -159,6 +161,10 @@ def expire(
             cutoff = decided.minutes.get((one.org_id, one.provider))
             if cutoff:
                 _add(report, f"minute records of {one.label}", cutoff, _delete_minutes(db, one, cutoff))
+            if edge := _gone_before(one, decided):
+                with db.transaction():
+                    gone = db.execute(sql.SQL("DELETE FROM {}").format(_old_events(one, edge))).rowcount
+                _add(report, f"events of {one.label}", edge, gone)
         assert history is not None
         db.execute(
             "UPDATE raw.retention_history SET completed_at = now(), removed = %s, waits = %s WHERE id = %s",
@@ -246,15 +252,12 @@ def _move_horizons(
             decided = plan(rules, now, usage)
             for one in usage:
                 key = (one.org_id, one.provider)
-                gone = [decided.minutes[key]] if key in decided.minutes else []
-                if decided.months and one.first and one.first < decided.months:
-                    gone.append(decided.months)
-                if gone:
+                if gone := _gone_before(one, decided):
                     db.execute(
                         "INSERT INTO raw.retention_horizon AS h (org_id, provider, kept_from) VALUES (%s, %s, %s) "
                         "ON CONFLICT (org_id, provider) DO UPDATE SET kept_from = excluded.kept_from, updated_at = now() "
                         "WHERE excluded.kept_from > h.kept_from",
-                        [*key, max(gone)],
+                        [*key, gone],
                     )
             for rollup, before in _rollup_rules(decided, rollups):
                 if not _exists(db, rollup):
@@ -272,6 +275,20 @@ def _move_horizons(
         ) from None
     report.waits.extend(decided.waits)
     return usage, decided
+
+
+def _gone_before(one: Usage, decided: Plan) -> datetime | None:
+    """Before when records of this usage go, whole months or only minutes; None: nothing goes."""
+    months = decided.months if decided.months and one.first and one.first < decided.months else None
+    return max(filter(None, (decided.minutes.get((one.org_id, one.provider)), months)), default=None)
+
+
+def _old_events(one: Usage, before: datetime) -> sql.Composed:
+    """Events whose records are gone. One of them sent again would be refused as expired, so their ids need not be remembered."""
+    return sql.SQL(
+        "raw.usage_events AS e WHERE e.org_id = {0} AND e.provider = {1} AND e.occurred_at < {2} AND NOT EXISTS (SELECT FROM "
+        "raw.pending_usage_events AS p WHERE p.org_id = {0} AND p.provider = {1} AND p.event_number = e.event_number)"
+    ).format(sql.Literal(one.org_id), sql.Literal(one.provider), sql.Literal(before))
 
 
 def _rollup_rules(decided: Plan, rollups: Sequence[Rollup]) -> list[tuple[Rollup, datetime]]:

@@ -39,6 +39,8 @@ CREATE TABLE raw.usage_events (
   UNIQUE (org_id, event_id),
   CHECK (coalesce(cached_input_tokens, 0) + coalesce(cache_creation_tokens, 0) <= input_tokens)
 );
+-- For retention: events come nearly in the order of their time, and this index costs next to nothing when they do.
+CREATE INDEX usage_events_occurred ON raw.usage_events USING brin (occurred_at);
 COMMENT ON COLUMN raw.usage_events.is_error IS 'NULL: the sender does not say whether the request succeeded';
 
 -- Written with the event and deleted by the transaction that makes it a record: an event is in both or in neither, so what a
