@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "build_evidence": {"warehouse"},
     "transform": {"build_evidence", "ingest", "resources", "runtime", "settings", "warehouse"},
     "retention": {"resources", "settings", "transform", "warehouse"},
+    "exports": {"errors", "analytics", "usage_source", "warehouse", "settings"},
     "analyses": {"analytics"},
     "charts": set(),
     "tables": {"analyses", "analytics"},
@@ -71,6 +72,7 @@ NOT_FOR = {
     "tables": {"psycopg", "dagster", "matplotlib"},
     "usage_source": {"sqlalchemy", "dagster", *VENDORS},
     "simulator": {"psycopg", "dagster", *VENDORS},
+    "exports": {"sqlalchemy", "dagster", *VENDORS},
 }
 
 
