@@ -6,10 +6,10 @@ import sys
 
 
 def main(names: list[str]) -> None:
-    from bench import analytics, analytics_quality, functions, load, memory, rollup
+    from bench import analytics, analytics_quality, exports, functions, load, memory, rollup
 
     known = {
-        "analytics": analytics.run, "functions": functions.run, "load": load.run, "memory": memory.run,
+        "analytics": analytics.run, "exports": exports.run, "functions": functions.run, "load": load.run, "memory": memory.run,
         "quality": analytics_quality.run, "rollup": rollup.run,
     }  # fmt: skip
     unknown = [name for name in names if name not in known]

@@ -54,14 +54,12 @@ class RowReader:
 
     def __iter__(self) -> Iterator[Any]:
         statement = export_statement(self._connection, self._org_id, self._request, self._read, self._key)
-        with self._connection.cursor() as cursor, cursor.copy(f"COPY ({statement}) TO STDOUT (FORMAT csv)".encode()) as copy:
-            for block in blocks(copy):
-                batch = parse(block, self._read)
-                self._count(batch)
-                if self._key is not None and "user_id" in batch.schema.names:
-                    place = batch.schema.names.index("user_id")
-                    batch = batch.set_column(place, "user_id", pseudonymised(batch.column(place), self._key))
-                yield batch.select([column.name for column in self.columns])
+        for batch in stream(self._connection, statement, self._read):
+            self._count(batch)
+            if self._key is not None and "user_id" in batch.schema.names:
+                place = batch.schema.names.index("user_id")
+                batch = batch.set_column(place, "user_id", pseudonymised(batch.column(place), self._key))
+            yield batch.select([column.name for column in self.columns])
 
     def _count(self, batch: Any) -> None:
         self._row_count += batch.num_rows
@@ -69,6 +67,13 @@ class RowReader:
             added = pc.sum(batch.column(name)).as_py()
             if added is not None:
                 self._sums[name] = added if before is None else before + added
+
+
+def stream(connection: Connection, statement: str, columns: Sequence[Column]) -> Iterator[Any]:
+    """Record batches of what a query gives, its columns in this order, as the server makes them."""
+    with connection.cursor() as cursor, cursor.copy(f"COPY ({statement}) TO STDOUT (FORMAT csv)".encode()) as copy:
+        for block in blocks(copy):
+            yield parse(block, columns)
 
 
 def blocks(copy: Iterable[Any], size: int = BATCH_BYTES) -> Iterator[bytes]:
