@@ -20,7 +20,7 @@ from bench.server import fresh_database
 from tokentra_dagster.analytics.periods import Period
 from tokentra_dagster.exports.columns import Column
 from tokentra_dagster.exports.request import ExportRequest
-from tokentra_dagster.exports.rows import stream
+from tokentra_dagster.exports.stream import stream
 from tokentra_dagster.exports.writers import WriterOptions, open_writer
 from tokentra_dagster.warehouse.database import Database
 
@@ -64,23 +64,23 @@ def one(url: str, kind: str, path: str, rows: int) -> None:
         if kind == "copy":
             connection.execute(f"COPY ({statement}) TO '{path}' (FORMAT csv, HEADER)".encode())
         elif kind in OPENPYXL:
-            _openpyxl(connection, statement, ours, Path(path), kind == OPENPYXL[0])
+            _openpyxl(url, statement, ours, Path(path), kind == OPENPYXL[0])
         else:
             usual = "zstd" if format == "parquet" else "none"
             writer = open_writer(format, Path(path), ours, WriterOptions(compression or usual, "raw"))
-            for batch in stream(connection, statement, ours):
+            for batch in stream(Database(url), statement, ours):
                 writer.write(batch)
             writer.close({"Note": "benchmark"})
         print(time.perf_counter() - began, peak_mb())
 
 
-def _openpyxl(connection: Any, statement: str, ours: list[Column], path: Path, write_only: bool) -> None:
+def _openpyxl(url: str, statement: str, ours: list[Column], path: Path, write_only: bool) -> None:
     import openpyxl
 
     book = openpyxl.Workbook(write_only=write_only)
     sheet = book.create_sheet("Usage Data")
     sheet.append([column.name for column in ours])
-    for batch in stream(connection, statement, ours):
+    for batch in stream(Database(url), statement, ours):
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             sheet.append([row[0].replace(tzinfo=None), *row[1:]])
     book.save(path)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
+import time
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.exports.export_rows import batch_of, rows_of
-from tokentra_dagster.errors import PermanentError
+from tokentra_dagster.errors import PermanentError, TokenTraError
 from tokentra_dagster.exports.columns import BUCKETS, DIMENSION_COLUMNS, METRIC_COLUMNS
 from tokentra_dagster.exports.pseudonyms import order_salt, pseudonym, pseudonymised, read_key
-from tokentra_dagster.exports.rows import blocks, parse
+from tokentra_dagster.exports.stream import Blocks, parse, stream
 from tokentra_dagster.warehouse.database import Database
 
 COLUMNS = [BUCKETS["hour"], DIMENSION_COLUMNS["feature"][0], METRIC_COLUMNS["total_tokens"], METRIC_COLUMNS["estimated_cost"]]
@@ -20,24 +24,65 @@ COLUMNS = [BUCKETS["hour"], DIMENSION_COLUMNS["feature"][0], METRIC_COLUMNS["tot
 
 def test_a_block_ends_with_a_row_and_none_is_lost():
     rows = [f"{n},{'x' * n}\n".encode() for n in range(500)]
-    found = list(blocks(iter(rows), size=1000))
+    blocks, found = Blocks(size=1000), list[bytes]()
+    reader = threading.Thread(target=lambda: found.extend(blocks))
+    reader.start()
+    for row in rows:
+        blocks.write(row)
+    blocks.end(None)
+    reader.join()
     assert b"".join(found) == b"".join(rows) and all(block.endswith(b"\n") for block in found)
     assert max(map(len, found)) < 1000 + 505 and len(found) > 100
-    assert list(blocks(iter([]))) == []
 
 
 def test_what_the_server_copies_keeps_its_types_and_what_is_unknown(database: Database):
-    statement = """COPY (VALUES
+    statement = """VALUES
         ('2026-06-01 13:00Z'::TIMESTAMPTZ, 'a,"b"' || chr(10) || 'c', 9007199254740993, 1234567890123.000000000001),
-        ('2026-06-01 14:00Z', NULL, NULL, NULL), ('2026-06-01 15:00Z', '', 0, 0), ('2026-06-01 16:00Z', 'NULL', -1, -0.5)
-    ) TO STDOUT (FORMAT csv)"""
-    with database.connect() as db, db.cursor().copy(statement) as copy:
-        (batch,) = [parse(block, COLUMNS) for block in blocks(copy)]
+        ('2026-06-01 14:00Z', NULL, NULL, NULL), ('2026-06-01 15:00Z', '', 0, 0), ('2026-06-01 16:00Z', 'NULL', -1, -0.5)"""
+    (batch,) = stream(database, statement, COLUMNS)
     hours = [datetime(2026, 6, 1, hour, tzinfo=UTC) for hour in (13, 14, 15, 16)]
     assert [tuple(row.values()) for row in batch.to_pylist()] == [
         (hours[0], 'a,"b"\nc', 2**53 + 1, Decimal("1234567890123.000000000001")), (hours[1], None, None, None),
         (hours[2], "", 0, Decimal(0)), (hours[3], "NULL", -1, Decimal("-0.5")),
     ]  # fmt: skip
+
+
+def sessions(database: Database) -> int:
+    with database.connect() as db:
+        row = db.execute(
+            "SELECT count(*) AS sessions FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'tokentra export'"
+        ).fetchone()
+    assert row is not None
+    return row["sessions"]
+
+
+def test_a_reader_that_stops_early_stops_the_query_too(database: Database):
+    endless = "SELECT '2026-06-01Z'::TIMESTAMPTZ, 'f', generate_series(1, 1000000000000), 0.5"
+    batches, began = stream(database, endless, COLUMNS, size=10_000), time.monotonic()
+    assert next(batches).num_rows > 0 and sessions(database) == 1
+    batches.close()
+    while sessions(database) and time.monotonic() - began < 30:
+        time.sleep(0.05)
+    assert sessions(database) == 0
+
+
+def test_a_query_that_fails_midway_is_one_sentence_and_not_a_short_file(database: Database):
+    broken = "SELECT '2026-06-01Z'::TIMESTAMPTZ, 'f', n, 1 / (50000 - n) FROM generate_series(1, 60000) AS n"
+    with pytest.raises(TokenTraError, match=r"The export broke off: division by zero\. Try again\."):
+        list(stream(database, broken, COLUMNS, size=10_000))
+
+
+def test_rows_are_of_the_snapshot_that_the_caller_sees(database: Database):
+    rows = "SELECT '2026-06-01Z'::TIMESTAMPTZ, name, 1, 0.5 FROM app.organizations"
+    with database.connect() as db:
+        db.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        exported = db.execute("SELECT pg_export_snapshot() AS snapshot").fetchone()
+        assert exported is not None
+        with database.connect() as other:
+            other.execute("INSERT INTO app.organizations (name) VALUES ('later')")
+        assert list(stream(database, rows, COLUMNS, exported["snapshot"])) == []
+    (batch,) = stream(database, rows, COLUMNS)
+    assert batch.column(1).to_pylist() == ["later"]
 
 
 def test_a_row_of_nothing_known_is_a_row():
@@ -52,12 +97,10 @@ def test_no_row_is_cut_off_where_the_specification_stops_silently(database: Data
         specifications_way = db.execute(
             f"SELECT count(*) AS rows FROM ({rows % wanted} LIMIT {limit}) AS cut".encode()
         ).fetchone()
-        with db.cursor().copy(f"COPY ({rows % wanted}) TO STDOUT (FORMAT csv)".encode()) as copy:
-            sizes, total = [], 0
-            for block in blocks(copy, size=100_000):
-                batch = parse(block, COLUMNS)
-                sizes.append(batch.num_rows)
-                total += sum(batch.column(2).to_pylist())
+    sizes, total = [], 0
+    for batch in stream(database, rows % wanted, COLUMNS, size=100_000):
+        sizes.append(batch.num_rows)
+        total += sum(batch.column(2).to_pylist())
     assert specifications_way == {"rows": limit}
     assert sum(sizes) == wanted and total == wanted * (wanted + 1) // 2
     assert max(sizes) < wanted / 10, "memory holds a batch, not the export"
@@ -71,8 +114,6 @@ def test_a_pseudonym_is_stable_and_needs_the_key():
     expected = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
     assert pseudonym(b"Jefe", "what do ya want for nothing?") == expected
     # A list of users and no key leads nowhere: neither their hashes nor those under a guessed key are among the pseudonyms.
-    import hashlib
-
     users = [f"user-{n}@acme.test" for n in range(1000)]
     shown = {pseudonym(ours, user) for user in users}
     guesses = {hashlib.sha256(user.encode()).hexdigest() for user in users} | {pseudonym(b"", user) for user in users}

@@ -38,7 +38,7 @@ def export(database: Database, request: ExportRequest, path: Path) -> Manifest:
         org_id = organization_id(connection, request.organization)
         organization, currency = _organization(connection, org_id)
         freshness = read_freshness(connection, org_id, request.period)
-        reader = RowReader(connection, org_id, request, currency, key)
+        reader = RowReader(database, connection, org_id, request, currency, key)
         shown = shown_filters(request, key)
         try:
             writer = open_writer(request.format, unfinished, reader.columns, options)

@@ -1,9 +1,8 @@
-"""Rows of an export from the marts, in Arrow batches through COPY: memory holds one batch, whatever the number of rows (correction 38)."""
+"""Rows of an export from the marts, in order, named, counted as they go by (corrections 37, 38)."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -11,16 +10,16 @@ from uuid import UUID
 
 import pyarrow.compute as pc
 from psycopg import sql
-from pyarrow import csv
 
 from tokentra_dagster.errors import UsageError
-from tokentra_dagster.exports.columns import METRIC_COLUMNS, TYPES, Column
+from tokentra_dagster.exports.columns import METRIC_COLUMNS, Column
 from tokentra_dagster.exports.pseudonyms import order_salt, pseudonymised
 from tokentra_dagster.exports.request import ExportRequest
+from tokentra_dagster.exports.stream import stream
 from tokentra_dagster.usage_source import NAMES
+from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import Connection
 
-BATCH_BYTES = 4 * 1024 * 1024
 ALWAYS_COUNTED = ("total_tokens", "record_count")
 """Totals of these are known of every export, in the file or not."""
 PEOPLE_NAME = ("team", "project", "cost_center")
@@ -36,13 +35,18 @@ class Totals:
 
 
 class RowReader:
-    """Iterate once for the batches, in order of bucket and dimensions; `totals` holds afterwards what went by."""
+    """Iterate once for the batches, in order of bucket and dimensions; `totals` holds afterwards what went by.
 
-    def __init__(self, connection: Connection, org_id: UUID, request: ExportRequest, currency: str, key: bytes | None) -> None:
+    The rows are of the snapshot of the connection's transaction, which has to be REPEATABLE READ and stay open.
+    """
+
+    def __init__(
+        self, database: Database, connection: Connection, org_id: UUID, request: ExportRequest, currency: str, key: bytes | None
+    ) -> None:  # fmt: skip
         self.columns = request.columns(currency)
         shown = {column.name for column in self.columns}
         self._read = [*self.columns, *(METRIC_COLUMNS[name] for name in ALWAYS_COUNTED if name not in shown)]
-        self._connection, self._org_id, self._request, self._key = connection, org_id, request, key
+        self._database, self._connection, self._org_id, self._request, self._key = database, connection, org_id, request, key
         self._row_count = 0
         self._sums: dict[str, int | Decimal | None] = {column.name: None for column in self._read if column.additive}
 
@@ -54,7 +58,9 @@ class RowReader:
 
     def __iter__(self) -> Iterator[Any]:
         statement = export_statement(self._connection, self._org_id, self._request, self._read, self._key)
-        for batch in stream(self._connection, statement, self._read):
+        exported = self._connection.execute("SELECT pg_export_snapshot() AS snapshot").fetchone()
+        assert exported is not None
+        for batch in stream(self._database, statement, self._read, exported["snapshot"]):
             self._count(batch)
             if self._key is not None and "user_id" in batch.schema.names:
                 place = batch.schema.names.index("user_id")
@@ -67,42 +73,6 @@ class RowReader:
             added = pc.sum(batch.column(name)).as_py()
             if added is not None:
                 self._sums[name] = added if before is None else before + added
-
-
-def stream(connection: Connection, statement: str, columns: Sequence[Column]) -> Iterator[Any]:
-    """Record batches of what a query gives, its columns in this order, as the server makes them."""
-    with connection.cursor() as cursor, cursor.copy(f"COPY ({statement}) TO STDOUT (FORMAT csv)".encode()) as copy:
-        for block in blocks(copy):
-            yield parse(block, columns)
-
-
-def blocks(copy: Iterable[Any], size: int = BATCH_BYTES) -> Iterator[bytes]:
-    """Whole rows gathered to some `size` bytes: in a COPY the server sends one message per row (PostgreSQL manual, 54.2.6)."""
-    gathered, length = [], 0
-    for row in copy:
-        gathered.append(row)
-        length += len(row)
-        if length >= size:
-            yield b"".join(gathered)
-            gathered, length = [], 0
-    if gathered:
-        yield b"".join(gathered)
-
-
-def parse(block: bytes, columns: Sequence[Column]) -> Any:
-    """One record batch. An empty field is NULL, an empty text is quoted."""
-    names = [column.name for column in columns]
-    table = csv.read_csv(
-        io.BytesIO(block),
-        csv.ReadOptions(column_names=names, block_size=len(block) + 1),
-        csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
-        csv.ConvertOptions(
-            column_types={column.name: TYPES[column.kind] for column in columns}, null_values=[""],
-            strings_can_be_null=True, quoted_strings_can_be_null=False,
-        ),
-    )  # fmt: skip
-    (batch,) = table.combine_chunks().to_batches()
-    return batch
 
 
 def export_statement(
