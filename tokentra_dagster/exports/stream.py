@@ -1,7 +1,7 @@
 """What a query gives, in Arrow batches through COPY: memory holds a few batches, whatever the number of rows (correction 38).
 
-COPY is read with psycopg2 in a thread of its own: a row costs it a fifth of what psycopg 3 spends on it (`python -m bench exports`
-reads a million), and the server, this thread and the writer work at the same time.
+COPY is read with psycopg2 in a thread of its own: a row costs it a fifth of what psycopg 3 spends on it
+(docs/decisions/0011), and the server, this thread and the writer work at the same time.
 """
 
 from __future__ import annotations
