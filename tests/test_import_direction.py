@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "build_evidence": {"warehouse"},
     "transform": {"build_evidence", "ingest", "quotas", "resources", "runtime", "settings", "warehouse"},
     "retention": {"resources", "settings", "transform", "warehouse"},
+    "exports": {"errors", "analytics", "providers", "secret_references", "settings", "usage_source", "warehouse"},
     "analyses": {"analytics"},
     "charts": set(),
     "tables": {"analyses", "analytics"},
@@ -53,7 +54,6 @@ ALLOWED: dict[str, set[str]] = {
         "warehouse",
     },
     "report": {"analyses", "analytics", "charts", "figures", "tables"},
-    "exports": {"errors", "providers", "secret_references"},
     "definitions": {"analytics_assets", "ingest", "realtime", "resources", "retention", "settings", "transform"},
     "runs": {"errors", "settings", "ingest", "definitions"},
     "platform": {"errors", "runtime", "settings", "transform", "warehouse"},
@@ -74,11 +74,11 @@ NOT_FOR = {
     "figures": {"psycopg", "dagster"},
     "report": {"psycopg", "dagster"},
     "tables": {"psycopg", "dagster", "matplotlib"},
-    "exports": {"dagster", *VENDORS},
     "secret_references": {"psycopg", "dagster"},
     "usage_source": {"sqlalchemy", "dagster", *VENDORS},
     "quotas": {"sqlalchemy", "dagster", "pandas", "pyarrow", *VENDORS},
     "simulator": {"psycopg", "dagster", *VENDORS},
+    "exports": {"sqlalchemy", "dagster", *VENDORS},
 }
 
 

@@ -1,0 +1,162 @@
+"""Rows of an export from the marts, in order, named, counted as they go by (corrections 37, 38)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pyarrow.compute as pc
+from psycopg import sql
+
+from tokentra_dagster.errors import UsageError
+from tokentra_dagster.exports.columns import METRIC_COLUMNS, Column
+from tokentra_dagster.exports.pseudonyms import order_salt, pseudonymised
+from tokentra_dagster.exports.request import ExportRequest
+from tokentra_dagster.exports.stream import stream
+from tokentra_dagster.usage_source import NAMES
+from tokentra_dagster.warehouse.database import Database
+from tokentra_dagster.warehouse.directory import Connection
+
+ALWAYS_COUNTED = ("total_tokens", "record_count")
+"""Totals of these are known of every export, in the file or not."""
+PEOPLE_NAME = ("team", "project", "cost_center")
+MEASURES = "cache_creation_tokens, success_count"
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the rows add up to; None where no row knows a metric."""
+
+    row_count: int
+    sums: dict[str, int | Decimal | None]
+
+
+class RowReader:
+    """Iterate once for the batches, in order of bucket and dimensions; `totals` holds afterwards what went by.
+
+    The rows are of the snapshot of the connection's transaction, which has to be REPEATABLE READ and stay open.
+    """
+
+    def __init__(
+        self, database: Database, connection: Connection, org_id: UUID, request: ExportRequest, currency: str, key: bytes | None
+    ) -> None:  # fmt: skip
+        self.columns = request.columns(currency)
+        shown = {column.name for column in self.columns}
+        self._read = [*self.columns, *(METRIC_COLUMNS[name] for name in ALWAYS_COUNTED if name not in shown)]
+        self._database, self._connection, self._org_id, self._request, self._key = database, connection, org_id, request, key
+        self._row_count = 0
+        self._sums: dict[str, int | Decimal | None] = {column.name: None for column in self._read if column.additive}
+
+    @property
+    def totals(self) -> Totals:
+        """An export without rows adds up to 0: nothing was used."""
+        sums = dict.fromkeys(self._sums, 0) if not self._row_count else self._sums
+        return Totals(self._row_count, dict(sums))
+
+    def __iter__(self) -> Iterator[Any]:
+        statement = export_statement(self._connection, self._org_id, self._request, self._read, self._key)
+        exported = self._connection.execute("SELECT pg_export_snapshot() AS snapshot").fetchone()
+        assert exported is not None
+        for batch in stream(self._database, statement, self._read, exported["snapshot"]):
+            self._count(batch)
+            if self._key is not None and "user_id" in batch.schema.names:
+                place = batch.schema.names.index("user_id")
+                batch = batch.set_column(place, "user_id", pseudonymised(batch.column(place), self._key))
+            yield batch.select([column.name for column in self.columns])
+
+    def _count(self, batch: Any) -> None:
+        self._row_count += batch.num_rows
+        for name, before in self._sums.items():
+            added = pc.sum(batch.column(name)).as_py()
+            if added is not None:
+                self._sums[name] = added if before is None else before + added
+
+
+def export_statement(
+    connection: Connection, org_id: UUID, request: ExportRequest, columns: Sequence[Column], key: bytes | None = None
+) -> str:
+    """SQL of the rows: sums by bucket and dimensions over the marts' own parts of the period (docs/functions.md), names joined after."""
+    dimensions = [_column(name) for name in request.grouping]
+    parts, sums = _parts(connection, org_id, request, dimensions)
+    bucket = f"date_trunc({_literal(request.granularity)}, moment)"
+    by = ", ".join([bucket, *dimensions])
+    joins = "".join(
+        f" LEFT JOIN (SELECT id, min(label) AS label FROM ({NAMES[name].replace('%s', _literal(str(org_id)))}) AS named (id, label)"
+        f" GROUP BY id) AS {name}_names ON {name}_names.id = summed.{_column(name)}::TEXT"
+        for name in request.grouping
+        if name in NAMES
+    )
+    order = ["bucket", *(_order(name, key) for name in dimensions)]
+    return (
+        f"SELECT {', '.join(column.sql for column in columns)} FROM ("
+        f"SELECT {', '.join([f'{bucket} AS bucket', *dimensions])}, {sums}, "
+        "sum(cache_creation_tokens)::BIGINT AS cache_creation_tokens, sum(success_count)::BIGINT AS success_count, "
+        "sum(input_tokens) FILTER (WHERE cached_input_tokens IS NOT NULL)::BIGINT AS input_with_cache_known, "
+        "sum(total_tokens) FILTER (WHERE request_count IS NOT NULL)::BIGINT AS tokens_with_requests_known "
+        f"FROM ({parts}) AS part GROUP BY {by}) AS summed{joins} ORDER BY {', '.join(order)}"
+    )
+
+
+def period_totals(connection: Connection, org_id: UUID, request: ExportRequest) -> dict[str, int]:
+    """`ALWAYS_COUNTED` over the whole period, also of usage that is only known by wider buckets than the export's."""
+    parts, sums = _parts(connection, org_id, request, [], width="day")
+    row = connection.execute(f"SELECT {sums} FROM ({parts}) AS part".encode()).fetchone()
+    assert row is not None
+    return {name: row[name] or 0 for name in ALWAYS_COUNTED}
+
+
+def _parts(
+    connection: Connection, org_id: UUID, request: ExportRequest, dimensions: Sequence[str], width: str | None = None
+) -> tuple[str, str]:
+    """SQL of the rows to sum, and of their sums."""
+    width = width or (request.granularity if request.granularity in ("minute", "hour") else "day")
+    row = connection.execute(
+        "SELECT marts.usage_parts(marts.usage_relation(%s), %s, %s, %s, concat_ws(', ', 'moment', %s::TEXT, marts.usage_measures(), "
+        f"'{MEASURES}'), %s, %s) AS parts, marts.usage_sums(%s) AS sums",
+        [[*dimensions, *map(_column, request.filters)], org_id, request.period.start, request.period.end,
+         ", ".join(dimensions) or None, _condition(connection, org_id, request), width, org_id],
+    ).fetchone()  # fmt: skip
+    assert row is not None
+    return row["parts"], row["sums"]
+
+
+def _condition(connection: Connection, org_id: UUID, request: ExportRequest) -> str:
+    """SQL that keeps the filters' usage. Raises `UsageError` for a team, project or cost center that there is not."""
+    conditions = ["true"]
+    for dimension, wanted in request.filters.items():
+        column, values = _column(dimension), [value for value in wanted if value is not None]
+        if dimension in NAMES:
+            values = _identifiers(connection, org_id, dimension, values)
+        known = f"{column}::TEXT = ANY ({_literal(values)}::TEXT[])"
+        conditions.append(f"({known} OR {column} IS NULL)" if None in wanted else known)
+    return " AND ".join(conditions)
+
+
+def _identifiers(connection: Connection, org_id: UUID, dimension: str, values: Sequence[str]) -> list[str]:
+    """Each value, and every identifier that has it as its name."""
+    rows = connection.execute(f"SELECT id, label FROM ({NAMES[dimension]}) AS named (id, label)".encode(), [org_id]).fetchall()
+    found: list[str] = []
+    for value in values:
+        named = [row["id"] for row in rows if value in (row["id"], row["label"])]
+        if not named and dimension in PEOPLE_NAME:
+            there = ", ".join(sorted({row["label"] for row in rows if row["label"]})) or "none"
+            raise UsageError(f"The filter of {dimension} is {value!r}, which there is not; there are: {there}.")
+        found += {value, *named}
+    return sorted(found)
+
+
+def _column(dimension: str) -> str:
+    return f"{dimension}_id" if dimension in NAMES else dimension
+
+
+def _order(column: str, key: bytes | None) -> str:
+    if column == "user_id" and key is not None:
+        return f"sha256(convert_to({_literal(order_salt(key))} || summed.user_id, 'UTF8'))"
+    return f'summed.{column}::TEXT COLLATE "C"'
+
+
+def _literal(value: Any) -> str:
+    return sql.Literal(value).as_string(None)
