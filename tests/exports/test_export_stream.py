@@ -132,6 +132,6 @@ def test_the_key_is_read_where_the_reference_points_and_never_shown(tmp_path: Pa
     (tmp_path / "short").write_text("hunter2")
     assert read_key("env:EXPORT_KEY") == b"sixteen or longer" and read_key(f"file:{tmp_path / 'key'}") == b"another long secret"
     for reference in ("env:EXPORT_KEY_NOT_SET", f"file:{tmp_path / 'none'}", f"file:{tmp_path / 'short'}"):
-        with pytest.raises(PermanentError, match="cannot be read|shorter than 16 characters") as error:
+        with pytest.raises(PermanentError, match=r"cannot be read|shorter than 16 characters") as error:
             read_key(reference)
         assert reference in str(error.value) and "hunter2" not in str(error.value)
