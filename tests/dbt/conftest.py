@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from dbt.cli.main import dbtRunner
 from dbt.contracts.graph.manifest import Manifest
+from dbt_common.behavior_flags import BehaviorFlagRendered
 
 from tests.dbt.usage_case import UsageCase
 from tokentra_dagster.runtime import TELEMETRY_OFF
@@ -36,6 +37,9 @@ def dbt_command(database: Database, target: Path, *arguments: str) -> tuple[list
 
 
 _manifests: dict[str, Manifest] = {}
+# dbt asks the whole stack of callers who has set a flag, only to name it in a warning: with pytest's deep stack and thousands of
+# modules loaded that takes seconds a run.
+BehaviorFlagRendered._default_source = staticmethod(lambda: __name__)
 
 
 def run_dbt(database: Database, target: Path, *arguments: str) -> tuple[bool, str]:
