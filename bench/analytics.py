@@ -10,15 +10,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-from bench.load import load
-from bench.rollup import dbt_run
-from bench.rows import DAYS, START, batches
-from bench.server import bench_connection, fresh_database
+from bench.rollup import built_database
+from bench.rows import DAYS, START
 from tokentra_dagster.warehouse.database import Database
 
 MARTS = ("hourly_usage_rollup", "daily_usage_rollup", "hourly_usage_totals", "hourly_usage_by_api_key", "daily_usage_by_user")
@@ -74,12 +70,7 @@ def run(sizes: tuple[int, ...] = (1_000_000, 5_000_000)) -> None:
     print(f"analytics, one organisation, request-level rows over {DAYS} days, everything over those {DAYS} days")
     found = []
     for rows in sizes:
-        with fresh_database() as database, tempfile.TemporaryDirectory() as folder:
-            connection = bench_connection(database)
-            load(database, connection, list(batches(rows, histograms=True)))
-            with database.connect(autocommit=True) as db:
-                db.execute("VACUUM ANALYZE raw.usage_records")
-            dbt_run(database, Path(folder))
+        with built_database(rows) as (database, connection):
             with database.connect(autocommit=True) as db:
                 db.execute("VACUUM ANALYZE")
             found.append(report(database, connection.org_id, rows))

@@ -8,16 +8,13 @@ totals must be equal.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from bench.load import load
-from bench.rollup import dbt_run
-from bench.rows import DAYS, MODELS, START, batches
-from bench.server import bench_connection, fresh_database
+from bench.rollup import built_database
+from bench.rows import DAYS, MODELS, START
 from bench.spec_schema import COLUMNS, SCHEMA, fill_references
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.partitions import months
@@ -70,12 +67,7 @@ def totals(rows: Rows, requests: str) -> tuple[int, int, int]:
 
 def run(rows: int = 5_000_000, repeat: int = 5) -> None:
     """Print both times and the ratio for each call."""
-    with fresh_database() as database, tempfile.TemporaryDirectory() as folder:
-        connection = bench_connection(database)
-        load(database, connection, list(batches(rows, histograms=True)))
-        with database.connect(autocommit=True) as db:
-            db.execute("VACUUM ANALYZE raw.usage_records")
-        dbt_run(database, Path(folder))
+    with built_database(rows) as (database, connection):
         add_specification(database)
         print(f"functions, {rows:,} request-level rows of {DAYS} days, 30 days asked, least of {repeat} warm calls")
         compare(database, connection.org_id, repeat)

@@ -13,6 +13,8 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +25,7 @@ from bench.server import bench_connection, fresh_database
 from tokentra_dagster.runtime import TELEMETRY_OFF
 from tokentra_dagster.transform import dbt_executable, project_folder
 from tokentra_dagster.warehouse.database import Database
+from tokentra_dagster.warehouse.directory import ConnectionRow
 
 ROLLUPS = (
     "stg_app__provider_connections", "stg_raw__sync_history", "stg_raw__usage_records", "int_usage_authority",
@@ -56,6 +59,18 @@ def dbt_run(database: Database, target: Path, *arguments: str) -> Build:
     results = json.loads((target / "run_results.json").read_text())["results"]
     spent = {result["unique_id"].rsplit(".", 1)[-1]: result["execution_time"] for result in results}
     return Build(sum(spent[name] for name in ROLLUPS), sum(spent.values()), seconds)
+
+
+@contextmanager
+def built_database(rows: int) -> Iterator[tuple[Database, ConnectionRow]]:
+    """Request-level rows with latency histograms, loaded through the real path and built with dbt."""
+    with fresh_database() as database, tempfile.TemporaryDirectory() as folder:
+        connection = bench_connection(database)
+        load(database, connection, list(batches(rows, histograms=True)))
+        with database.connect(autocommit=True) as db:
+            db.execute("VACUUM ANALYZE raw.usage_records")
+        dbt_run(database, Path(folder))
+        yield database, connection
 
 
 def measure(rows: int) -> tuple[Build, Build]:

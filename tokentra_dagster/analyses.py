@@ -21,6 +21,7 @@ from tokentra_dagster.analytics import (
     multidimensional,
     patterns,
     seasonality,
+    sources,
     trends,
     user_report,
 )
@@ -28,15 +29,13 @@ from tokentra_dagster.analytics.comparison_periods import ComparisonPeriods, Dat
 from tokentra_dagster.analytics.efficiency import TokenEfficiencyAnalysis
 from tokentra_dagster.analytics.periods import DAY, Period, last_days, month_of
 from tokentra_dagster.analytics.priced_cells import Prices
-from tokentra_dagster.analytics.results import InsightRow, MetricRow, RecommendationRow
+from tokentra_dagster.analytics.results import InsightRow, MetricRow, RecommendationRow, camel
 from tokentra_dagster.analytics.savings import PotentialSavings, analyze_potential_savings
 from tokentra_dagster.analytics.savings import metric_rows as savings_rows
 from tokentra_dagster.analytics.sources import UsageSource
 
-DIMENSIONS = (
-    "provider", "model", "modelFamily", "team", "project", "costCenter", "feature", "environment", "user", "apiKey", "requestType",
-    "serviceType",
-)  # fmt: skip
+DIMENSIONS = tuple(camel(name) for name in sources.DIMENSIONS)
+"""In the specification's spelling, as results have them."""
 COMPARED = ("provider", "model", "feature", "team", "project", "environment")
 METRICS: tuple[trends.Metric, ...] = ("tokens", "requests", "errors", "cost", "latency")
 STORED_VALUES = 50

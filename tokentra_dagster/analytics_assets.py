@@ -7,7 +7,7 @@ One step computes all that are asked, organisation by organisation; each result 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any
 from uuid import UUID
 
@@ -99,8 +99,7 @@ def analyse(db: Connection, org_id: UUID, organization: str, analysis: Analysis,
     for window, period in windows_of(day).items():
         if window not in analysis.windows:
             continue
-        known_until = min(period.end, usage.known_until() or period.end, datetime.now(UTC))
-        result = analysis.compute(Request(usage, period, max(known_until, period.start), ListPrices()))
+        result = analysis.compute(Request(usage, period, usage.known_until(period), ListPrices()))
         found = Findings(
             analysis.name, window, period, usage.currency, result,
             analysis.metric_rows(result), analysis.insight_rows(result), analysis.recommendation_rows(result),

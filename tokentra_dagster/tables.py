@@ -19,7 +19,7 @@ from tokentra_dagster.analytics.forecast import MonthForecast
 from tokentra_dagster.analytics.model_usage import ModelUsageAnalysis
 from tokentra_dagster.analytics.multidimensional import MultiDimensionalBreakdown
 from tokentra_dagster.analytics.patterns import UsagePatternAnalysis
-from tokentra_dagster.analytics.results import change
+from tokentra_dagster.analytics.results import PercentageChange, change
 from tokentra_dagster.analytics.seasonality import SeasonalAnalysis
 from tokentra_dagster.analytics.summary import UsageSummaryWithComparison
 from tokentra_dagster.analytics.trends import MultiMetricTrend, UsageTrend
@@ -74,6 +74,14 @@ def tables_of(result: Any) -> list[Table]:
     raise TypeError(f"There is no table for {type(result).__name__}.")
 
 
+def judged_change(current: Any, previous: Any, lower_is_better: bool | None) -> tuple[PercentageChange, str]:
+    """How a figure moved, and whether that is `better` or `worse`; empty where it is neither (`lower_is_better` None) or flat."""
+    moved = change(current, previous, lower_is_better=bool(lower_is_better))
+    if lower_is_better is None or moved.direction == "flat":
+        return moved, ""
+    return moved, "better" if moved.is_improvement else "worse"
+
+
 SUMMARY_FIGURES = (
     ("tokens", "total_tokens", None), ("input tokens", "input_tokens", None), ("of it cached", "cached_tokens", None),
     ("of it written to a cache", "cache_creation_tokens", None), ("output tokens", "output_tokens", None),
@@ -94,9 +102,8 @@ def _(result: UsageSummaryWithComparison) -> list[Table]:
         return [Table(title, ["figure", "value"], [[name, getattr(result, field)] for name, field, _ in SUMMARY_FIGURES])]
     before, rows = result.comparison.previous_value, []
     for name, field, lower_is_better in SUMMARY_FIGURES:
-        moved = change(getattr(result, field), getattr(before, field), lower_is_better=bool(lower_is_better))
-        judged = "" if lower_is_better is None or moved.direction == "flat" else "better" if moved.is_improvement else "worse"
-        rows.append([name, getattr(result, field), getattr(before, field), moved.percentage, judged])
+        moved, verdict = judged_change(getattr(result, field), getattr(before, field), lower_is_better)
+        rows.append([name, getattr(result, field), getattr(before, field), moved.percentage, verdict])
     return [Table(title, ["figure", "now", f"before ({result.comparison.period})", "change %", ""], rows)]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pandas as pd
+import psycopg
 from psycopg import Cursor
 from psycopg.rows import tuple_row
 from psycopg.types.json import Jsonb
@@ -49,7 +51,7 @@ class WarehouseUsage:
         where: Mapping[str, str | None] | None = None,
     ) -> pd.DataFrame:
         columns = ", ".join((*COUNTS, COST))
-        with self._cursor() as cursor:
+        with self._cursor() as cursor, _clear_about(where):
             cursor.execute(
                 f"SELECT time_bucket, dimension_values, {columns} FROM marts.get_usage_frame(%s, %s, %s, %s, %s, %s)",
                 [self.org_id, period.start, period.end, list(by), granularity, Jsonb(dict(where or {}))],
@@ -90,16 +92,17 @@ class WarehouseUsage:
             *filters,
         )
 
-    def known_until(self) -> datetime | None:
-        """The end of the newest hour that holds usage, or of the newest day where usage is known by day only; None without any."""
+    def known_until(self, period: Period) -> datetime:
+        """Up to when a period's usage is known: the end of the newest hour that holds usage (of the newest day where usage is known by
+        day only), never later than now, and inside the period."""
         row = self._one(
             "SELECT greatest((SELECT max(hour) + interval '1 hour' FROM marts.hourly_usage_totals WHERE org_id = %s), "
             "(SELECT (max(date) + 1)::TIMESTAMP AT TIME ZONE 'UTC' FROM marts.daily_usage_rollup WHERE org_id = %s "
             "AND active_hours IS NULL)) AS until",
             self.org_id, self.org_id,
         )  # fmt: skip
-        until: datetime | None = row["until"]
-        return until and until.astimezone(UTC)
+        newest: datetime = row["until"] or period.end
+        return max(min(period.end, newest.astimezone(UTC), datetime.now(UTC)), period.start)
 
     def labels(self, dimension: str) -> Mapping[str, str]:
         if dimension not in NAMES:
@@ -148,6 +151,21 @@ class WarehouseUsage:
         return row
 
     def _require_marts(self) -> None:
-        row = self.connection.execute("SELECT to_regclass('marts.daily_usage_rollup') IS NULL AS missing").fetchone()
-        if row == {"missing": True}:
+        """Once for all reads of this object, which may be hundreds."""
+        if not self._marts_are_built:
             raise TokenTraError("Nothing has been built yet; run `tokentra sync` or `tokentra import`, then `tokentra build`.")
+
+    @cached_property
+    def _marts_are_built(self) -> bool:
+        row = self.connection.execute("SELECT to_regclass('marts.daily_usage_rollup') IS NOT NULL AS built").fetchone()
+        return row == {"built": True}
+
+
+@contextmanager
+def _clear_about(where: Mapping[str, str | None] | None) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.InvalidTextRepresentation:
+        raise UsageError(
+            f"Usage cannot be narrowed by {dict(where or {})}: a team, project or cost center is given by its id, as a breakdown shows it."
+        ) from None

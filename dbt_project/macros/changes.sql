@@ -120,3 +120,15 @@
 {% macro window_edge(moment, column) -%}
     {{ "(" ~ moment ~ " at time zone 'UTC')::date" if column.endswith('date') else moment }}
 {%- endmacro %}
+
+{#- In an incremental model: only the hours of `alias` that lie in the changed windows. -#}
+{% macro in_changed_hours(alias) -%}
+    {% if is_incremental() -%}
+    inner join {{ this.identifier }}_windows as changed
+        on
+            {{ alias }}.org_id = changed.org_id
+            and {{ alias }}.provider = changed.provider
+            and {{ alias }}.hour >= changed.window_start
+            and {{ alias }}.hour < changed.window_end
+    {%- endif %}
+{%- endmacro %}

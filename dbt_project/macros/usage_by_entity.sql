@@ -41,14 +41,7 @@
             {{ entity_measures('hourly') }},
             hourly.record_count
         from {{ hours }} as hourly
-        {% if is_incremental() -%}
-        inner join {{ this.identifier }}_windows as changed
-            on
-                hourly.org_id = changed.org_id
-                and hourly.provider = changed.provider
-                and hourly.hour >= changed.window_start
-                and hourly.hour < changed.window_end
-        {%- endif %}
+        {{ in_changed_hours('hourly') }}
         union all
         select
             (record.timestamp at time zone 'UTC')::date as date,

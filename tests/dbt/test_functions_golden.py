@@ -20,6 +20,7 @@ from tokentra_dagster.analytics.multidimensional import multi_dimensional_breakd
 from tokentra_dagster.analytics.periods import Granularity, Period
 from tokentra_dagster.analytics.results import as_json
 from tokentra_dagster.analytics.trends import multi_metric_trend
+from tokentra_dagster.errors import UsageError
 from tokentra_dagster.usage_source import WarehouseUsage
 
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the worked examples are not beside this checkout (../shared/golden)")
@@ -228,3 +229,9 @@ def test_the_analyses_of_sections_4_6_and_7_from_the_warehouse(example: Example)
         assert_equal(as_json(multi_dimensional_breakdown(usage, period, several["dimensions"])), several)
         if "comparativeBreakdown" in expected:
             assert_equal(as_json(comparative_breakdown(usage, period, dimension="model")), expected["comparativeBreakdown"])
+
+
+def test_a_team_that_is_given_by_its_name_is_refused_in_one_sentence(example: Example) -> None:
+    period = Period(datetime.fromisoformat(example.case["start"]), datetime.fromisoformat(example.case["end"]))
+    with example.database.connect() as db, pytest.raises(UsageError, match="given by its id"):
+        WarehouseUsage(db, example.org_id).frame(period, where={"team": "Search"})

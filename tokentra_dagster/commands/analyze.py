@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tokentra_dagster.commands.common import echo_json, open_database, pairs, parse_moment
+from tokentra_dagster.analytics.periods import COMPARISONS, GRANULARITIES
+from tokentra_dagster.commands.common import echo_json, echo_table, open_database, pairs, parse_moment
 
 if TYPE_CHECKING:
     from tokentra_dagster.analyses import Analysis, Request
 
 MOST_ROWS = 31
-GRANULARITIES = ("minute", "hour", "day", "week", "month")
 METRICS = ("tokens", "requests", "errors", "cost", "latency")
-COMPARISONS = ("previous", "mom", "qoq", "yoy")
 Command = Callable[..., Any]
 
 
@@ -62,14 +60,12 @@ def reading(org_name: str, start: str, end: str) -> Iterator[Request]:
     period = Period(parse_moment(start, "--from"), parse_moment(end, "--to"))
     with open_database().connect() as db:
         usage = WarehouseUsage(db, organization_id(db, org_name))
-        known = min(period.end, usage.known_until() or period.end, datetime.now(UTC))
-        yield Request(usage, period, max(known, period.start), ListPrices())
+        yield Request(usage, period, usage.known_until(period), ListPrices())
 
 
 def echo(org_name: str, result: Any, as_json: bool, sentences: Sequence[tuple[str, str, str]] = ()) -> None:
     """A result for a program, or for a person: its tables, then what follows from it (level, title, description)."""
     from tokentra_dagster.analytics.results import as_json as to_json
-    from tokentra_dagster.commands.common import echo_table
 
     if as_json:
         echo_json(to_json(result))

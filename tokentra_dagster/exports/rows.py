@@ -92,10 +92,7 @@ def export_statement(
     order = ["bucket", *(_order(name, key) for name in dimensions)]
     return (
         f"SELECT {', '.join(column.sql for column in columns)} FROM ("
-        f"SELECT {', '.join([f'{bucket} AS bucket', *dimensions])}, {sums}, "
-        "sum(cache_creation_tokens)::BIGINT AS cache_creation_tokens, sum(success_count)::BIGINT AS success_count, "
-        "sum(input_tokens) FILTER (WHERE cached_input_tokens IS NOT NULL)::BIGINT AS input_with_cache_known, "
-        "sum(total_tokens) FILTER (WHERE request_count IS NOT NULL)::BIGINT AS tokens_with_requests_known "
+        f"SELECT {', '.join([f'{bucket} AS bucket', *dimensions])}, {sums} "
         f"FROM ({parts}) AS part GROUP BY {by}) AS summed{joins} ORDER BY {', '.join(order)}"
     )
 
@@ -115,7 +112,7 @@ def _parts(
     width = width or (request.granularity if request.granularity in ("minute", "hour") else "day")
     row = connection.execute(
         "SELECT marts.usage_parts(marts.usage_relation(%s), %s, %s, %s, concat_ws(', ', 'moment', %s::TEXT, marts.usage_measures(), "
-        f"'{MEASURES}'), %s, %s) AS parts, marts.usage_sums(%s) AS sums",
+        f"'{MEASURES}'), %s, %s) AS parts, concat_ws(', ', marts.usage_sums(%s), marts.usage_bases()) AS sums",
         [[*dimensions, *map(_column, request.filters)], org_id, request.period.start, request.period.end,
          ", ".join(dimensions) or None, _condition(connection, org_id, request), width, org_id],
     ).fetchone()  # fmt: skip

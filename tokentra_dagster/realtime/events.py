@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
@@ -17,7 +17,7 @@ import numpy as np
 
 from tokentra_dagster.errors import UsageError
 from tokentra_dagster.latency import latency_buckets
-from tokentra_dagster.records import PROVIDERS, REQUEST_TYPES, SERVICE_TYPES, UsageRecord, token_problem
+from tokentra_dagster.records import PROVIDERS, REQUEST_TYPES, SERVICE_TYPES, UsageRecord, field_names, token_problem
 
 MOST_TOKENS = 10**12
 MOST_LATENCY_MS = 10**9
@@ -88,12 +88,9 @@ class UsageEvent:
                 object.__setattr__(self, name, value.quantize(COST_STEP))
 
 
-_SAME = (
-    "model", "request_type", "service_type", "service_tier", "input_tokens", "output_tokens", "cached_input_tokens",
-    "cache_creation_tokens", "token_details", "quantity", "quantity_unit", "reported_cost", "currency", "provider_project_id", "api_key_id",
-    "user_id", "team", "project", "cost_center", "feature", "environment", "context_window",
-)  # fmt: skip
-FIELDS = tuple(f.name for f in fields(UsageEvent))
+FIELDS = field_names(UsageEvent)
+_SAME = tuple(name for name in FIELDS if name in field_names(UsageRecord) and name != "metadata")
+"""What an event and its record have under one name."""
 
 
 def record_of(event: Mapping[str, Any]) -> UsageRecord:

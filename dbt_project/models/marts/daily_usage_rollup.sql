@@ -37,14 +37,7 @@ with parts as (
         hourly.record_count,
         hourly.hour
     from {{ ref('hourly_usage_rollup') }} as hourly
-    {% if is_incremental() -%}
-    inner join {{ this.identifier }}_windows as changed
-        on
-            hourly.org_id = changed.org_id
-            and hourly.provider = changed.provider
-            and hourly.hour >= changed.window_start
-            and hourly.hour < changed.window_end
-    {%- endif %}
+    {{ in_changed_hours('hourly') }}
     union all
     select
         (record.timestamp at time zone 'UTC')::date as date,

@@ -16,14 +16,7 @@ with parts as (
         {{ entity_measures('hourly') }},
         hourly.record_count
     from {{ ref('hourly_usage_rollup') }} as hourly
-    {% if is_incremental() -%}
-    inner join {{ this.identifier }}_windows as changed
-        on
-            hourly.org_id = changed.org_id
-            and hourly.provider = changed.provider
-            and hourly.hour >= changed.window_start
-            and hourly.hour < changed.window_end
-    {%- endif %}
+    {{ in_changed_hours('hourly') }}
 )
 
 {{ sum_by_entity(['hour', 'org_id', 'provider', 'currency']) }}

@@ -1,24 +1,5 @@
 -- One function that the analytics read: sums over any dimensions and buckets (sections 5 to 7, 11), from the rollups.
 
--- SQL that keeps only usage on the path: {"model": "gpt-4o"}; a JSON null, or the word Unknown, is usage without a value.
-CREATE OR REPLACE FUNCTION marts.usage_condition(p_path JSONB) RETURNS TEXT
-LANGUAGE plpgsql IMMUTABLE AS
-$$
-BEGIN
-  IF (jsonb_typeof(p_path) = 'object') IS NOT TRUE THEN
-    RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-      MESSAGE = format('p_path is %s; it must be an object of dimensions and values, e.g. {"model": "gpt-4o"}.', coalesce(p_path::TEXT, 'NULL'));
-  END IF;
-  RETURN coalesce((
-    SELECT string_agg(format(
-      CASE WHEN step.value IS NULL THEN '%1$I IS NULL'
-        WHEN step.value = 'Unknown' THEN '(%1$I::TEXT = %2$L OR %1$I IS NULL)'
-        ELSE '%1$I::TEXT = %2$L' END, marts.usage_dimension(step.key), step.value), ' AND ')
-    FROM jsonb_each_text(p_path) AS step
-  ), 'true');
-END
-$$;
-
 -- A row for each bucket and combination of values with usage, in order; time_bucket is NULL without a granularity. The last
 -- three columns are what rates divide by. Minutes and hours leave out what is only known by day.
 CREATE OR REPLACE FUNCTION marts.get_usage_frame(
@@ -35,8 +16,8 @@ $$
 DECLARE
   v_columns TEXT[] := ARRAY(
     SELECT marts.usage_dimension(named.dimension) FROM unnest(p_dimensions) WITH ORDINALITY AS named (dimension, place) ORDER BY named.place);
-  v_path_columns TEXT[] := ARRAY(SELECT marts.usage_dimension(step) FROM jsonb_object_keys(p_path) AS step);
   v_condition TEXT := marts.usage_condition(p_path);
+  v_path_columns TEXT[] := ARRAY(SELECT marts.usage_dimension(step) FROM jsonb_object_keys(p_path) AS step);
   v_bucket TEXT := CASE WHEN p_granularity IS NULL THEN 'NULL::TIMESTAMP' ELSE format('date_trunc(%L, moment)', p_granularity) END;
   v_values TEXT := (SELECT 'ARRAY[' || coalesce(string_agg(format('%I::TEXT', name), ', '), '') || ']::TEXT[]' FROM unnest(v_columns) AS named (name));
 BEGIN
@@ -46,13 +27,10 @@ BEGIN
   END IF;
   RETURN QUERY EXECUTE format($sql$
     SELECT bucket AT TIME ZONE 'UTC', dimension_values, input_tokens, output_tokens, total_tokens, cached_tokens,
-      cache_creation, request_count, successes, error_count, total_latency_ms, latency_request_count, estimated_cost,
-      unpriced_tokens, record_count, requests_with_errors_known, input_with_cache, tokens_with_requests
+      cache_creation_tokens, request_count, success_count, error_count, total_latency_ms, latency_request_count, estimated_cost,
+      unpriced_tokens, record_count, requests_with_errors_known, input_with_cache_known, tokens_with_requests_known
     FROM (
-      SELECT %3$s AS bucket, %4$s AS dimension_values, %2$s, sum(cache_creation_tokens)::BIGINT AS cache_creation,
-        sum(success_count)::BIGINT AS successes,
-        sum(input_tokens) FILTER (WHERE cached_input_tokens IS NOT NULL)::BIGINT AS input_with_cache,
-        sum(total_tokens) FILTER (WHERE request_count IS NOT NULL)::BIGINT AS tokens_with_requests
+      SELECT %3$s AS bucket, %4$s AS dimension_values, %2$s, %5$s
       FROM (%1$s) AS part
       GROUP BY 1, 2
     ) AS summed
@@ -60,6 +38,6 @@ BEGIN
   $sql$, marts.usage_parts(marts.usage_relation(v_columns || v_path_columns), p_org_id, p_start, p_end,
       concat_ws(', ', 'moment', nullif(array_to_string(v_columns, ', '), ''), marts.usage_measures(), 'cache_creation_tokens, success_count'),
       v_condition, CASE WHEN p_granularity IN ('minute', 'hour') THEN p_granularity ELSE 'day' END),
-    marts.usage_sums(p_org_id), v_bucket, v_values);
+    marts.usage_sums(p_org_id), v_bucket, v_values, marts.usage_bases());
 END
 $$;

@@ -247,6 +247,34 @@ BEGIN
 END
 $$;
 
+-- Further sums, and what rates divide by: of parts that have cache_creation_tokens and success_count beside the measures.
+CREATE OR REPLACE FUNCTION marts.usage_bases() RETURNS TEXT
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
+$$
+  SELECT 'sum(cache_creation_tokens)::BIGINT AS cache_creation_tokens, sum(success_count)::BIGINT AS success_count, '
+    'sum(input_tokens) FILTER (WHERE cached_input_tokens IS NOT NULL)::BIGINT AS input_with_cache_known, '
+    'sum(total_tokens) FILTER (WHERE request_count IS NOT NULL)::BIGINT AS tokens_with_requests_known'
+$$;
+
+-- SQL that keeps only usage on the path: {"model": "gpt-4o"}; a JSON null, or the word Unknown, is usage without a value.
+CREATE OR REPLACE FUNCTION marts.usage_condition(p_path JSONB) RETURNS TEXT
+LANGUAGE plpgsql IMMUTABLE AS
+$$
+BEGIN
+  IF (jsonb_typeof(p_path) = 'object') IS NOT TRUE THEN
+    RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+      MESSAGE = format('p_path is %s; it must be an object of dimensions and values, e.g. {"model": "gpt-4o"}.', coalesce(p_path::TEXT, 'NULL'));
+  END IF;
+  RETURN coalesce((
+    SELECT string_agg(format(
+      CASE WHEN step.value IS NULL THEN '%1$I IS NULL'
+        WHEN step.value = 'Unknown' THEN '(%1$I::TEXT = %2$L OR %1$I IS NULL)'
+        ELSE '%1$I = %2$L' END, marts.usage_dimension(step.key), step.value), ' AND ')
+    FROM jsonb_each_text(p_path) AS step
+  ), 'true');
+END
+$$;
+
 -- The organisation's reporting currency: money in another is never added to it.
 CREATE OR REPLACE FUNCTION marts.usage_currency(p_org_id UUID) RETURNS TEXT
 LANGUAGE plpgsql STABLE AS

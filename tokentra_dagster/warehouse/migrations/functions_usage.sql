@@ -37,10 +37,7 @@ BEGIN
   END IF;
   RETURN QUERY EXECUTE format($sql$
     WITH grouped AS MATERIALIZED (
-      SELECT currency, model, feature, %2$s, sum(estimated_cost) AS cost, sum(cache_creation_tokens) AS cache_creation_tokens,
-        sum(success_count) AS success_count,
-        sum(total_tokens) FILTER (WHERE request_count IS NOT NULL) AS tokens_with_requests_known,
-        sum(input_tokens) FILTER (WHERE cached_input_tokens IS NOT NULL) AS input_with_cache_known,
+      SELECT currency, model, feature, %2$s, %5$s, sum(estimated_cost) AS cost,
         min(min_latency_ms)::BIGINT AS min_latency_ms, max(max_latency_ms)::BIGINT AS max_latency_ms,
         sum(latency_counts) AS latency_counts, bool_or(latency_is_approximate) AS latency_is_approximate,
         sum(request_count) FILTER (WHERE p50_latency_ms IS NOT NULL) AS requests_with_percentiles,
@@ -103,7 +100,8 @@ BEGIN
   $sql$, marts.usage_parts('usage_rollup', p_org_id, p_start_date, p_end_date, marts.usage_measures()
       || ', model, feature, cache_creation_tokens, success_count, min_latency_ms, max_latency_ms, latency_counts, latency_is_approximate, '
       || 'p50_latency_ms, p95_latency_ms, p99_latency_ms', v_condition), marts.usage_sums(p_org_id), marts.usage_totals(),
-    marts.usage_parts('usage_rollup', p_org_id, p_start_date, p_end_date, 'latency_entries', v_condition || ' AND latency_entries IS NOT NULL'))
+    marts.usage_parts('usage_rollup', p_org_id, p_start_date, p_end_date, 'latency_entries', v_condition || ' AND latency_entries IS NOT NULL'),
+    marts.usage_bases())
   USING v_users, v_keys, (extract(epoch FROM p_end_date - p_start_date) / 60)::DOUBLE PRECISION, marts.usage_currency(p_org_id);
 END
 $$;
@@ -167,22 +165,11 @@ LANGUAGE plpgsql STABLE AS
 $$
 DECLARE
   v_column TEXT := marts.usage_dimension(p_dimension);
-  v_columns TEXT[] := ARRAY[v_column];
-  v_condition TEXT := 'true';
-  v_step RECORD;
+  v_path JSONB := coalesce(p_path, '{}');
+  v_condition TEXT := marts.usage_condition(v_path);
+  v_columns TEXT[] := v_column || ARRAY(SELECT marts.usage_dimension(step) FROM jsonb_object_keys(v_path) AS step);
 BEGIN
   PERFORM marts.require_limit(p_limit);
-  IF jsonb_typeof(p_path) <> 'object' THEN
-    RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-      MESSAGE = format('p_path is %s; it must be an object of dimensions and values, e.g. {"model": "gpt-4o"}.', p_path);
-  END IF;
-  FOR v_step IN SELECT marts.usage_dimension(step.key) AS dimension, step.value FROM jsonb_each_text(p_path) AS step LOOP
-    v_columns := v_columns || v_step.dimension;
-    v_condition := v_condition || format(
-      CASE WHEN v_step.value IS NULL THEN ' AND %1$I IS NULL'
-        WHEN v_step.value = 'Unknown' THEN ' AND (%1$I::TEXT = %2$L OR %1$I IS NULL)'
-        ELSE ' AND %1$I = %2$L' END, v_step.dimension, v_step.value);
-  END LOOP;
   RETURN QUERY EXECUTE format($sql$
     WITH measured AS (
       SELECT %3$I::TEXT AS value, %2$s

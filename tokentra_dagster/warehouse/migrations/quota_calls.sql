@@ -204,6 +204,17 @@ END
 $$;
 
 -- The rights as they were, and who may call what is above. Each call looks at who logged in.
+CREATE FUNCTION app.apply_quota_access() RETURNS VOID
+LANGUAGE plpgsql AS
+$$
+BEGIN
+  EXECUTE format(
+    'GRANT EXECUTE ON FUNCTION app.check_quota_before_request, app.reserve_quota, app.settle_quota, app.release_quota TO %I', app.access_role('reader')
+  );
+  EXECUTE format('GRANT SELECT ON app.quota_counters TO %I', app.access_role('reader'));
+END
+$$;
+
 ALTER FUNCTION app.apply_access() RENAME TO apply_access_to_relations;
 CREATE FUNCTION app.apply_access() RETURNS BOOLEAN
 LANGUAGE plpgsql AS
@@ -212,10 +223,7 @@ BEGIN
   IF NOT app.apply_access_to_relations() THEN
     RETURN false;
   END IF;
-  EXECUTE format(
-    'GRANT EXECUTE ON FUNCTION app.check_quota_before_request, app.reserve_quota, app.settle_quota, app.release_quota TO %I', app.access_role('reader')
-  );
-  EXECUTE format('GRANT SELECT ON app.quota_counters TO %I', app.access_role('reader'));
+  PERFORM app.apply_quota_access();
   RETURN true;
 END
 $$;

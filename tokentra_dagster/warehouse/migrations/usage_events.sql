@@ -68,10 +68,7 @@ BEGIN
   IF NOT app.apply_access_to_relations() THEN
     RETURN false;
   END IF;
-  EXECUTE format(
-    'GRANT EXECUTE ON FUNCTION app.check_quota_before_request, app.reserve_quota, app.settle_quota, app.release_quota TO %I', app.access_role('reader')
-  );
-  EXECUTE format('GRANT SELECT ON app.quota_counters TO %I', app.access_role('reader'));
+  PERFORM app.apply_quota_access();
   EXECUTE format('GRANT INSERT (org_id, name, provider, source) ON app.provider_connections TO %I', app.access_role('loader'));
   RETURN true;
 END
