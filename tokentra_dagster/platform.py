@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -40,7 +41,9 @@ def run_platform(settings: Settings, port: int, host: str = HOST) -> int:
     database = Database.open(settings)
     parts: dict[str, subprocess.Popen[bytes]] = {}
     # Ctrl-C reaches the whole group; the parts get theirs from us, in order, so they are in sessions of their own.
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    # A script's `tokentra up &` starts with SIGINT ignored, and so would the parts: both signals stop us, whoever started us.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         migrate(database)
         click.echo(f"Database: {database.public_address}")
@@ -61,6 +64,10 @@ def run_platform(settings: Settings, port: int, host: str = HOST) -> int:
         _stop(parts)
         if ours:
             EmbeddedServer(settings.home, settings.database_port).stop()
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _start(program: str, arguments: list[str], env: dict[str, str], home: Path) -> subprocess.Popen[bytes]:

@@ -53,7 +53,11 @@ def platform(database, simulator, tmp_path: Path) -> Iterator[Graphql]:
         "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
     command = [str(Path(sys.executable).parent / "tokentra"), "up", "--port", str(port)]
-    process = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # As a script's `tokentra up &` starts it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )  # fmt: skip
     try:
         said = ""
         for line in process.stdout:
