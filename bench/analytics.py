@@ -19,8 +19,9 @@ from tokentra_dagster.warehouse.database import Database
 
 MARTS = ("hourly_usage_rollup", "daily_usage_rollup", "hourly_usage_totals", "hourly_usage_by_api_key", "daily_usage_by_user")
 ONCE = """
-import json, resource, sys, time
+import json, sys, time
 from datetime import datetime
+from bench.memory import peak_mb
 from tokentra_dagster.analyses import ANALYSES, Request
 from tokentra_dagster.analytics.periods import Period
 from tokentra_dagster.analytics.results import as_json
@@ -38,7 +39,7 @@ with Database(url).connect() as db:
         result = analysis.compute(request)
         as_json(result), analysis.metric_rows(result), analysis.insight_rows(result), analysis.recommendation_rows(result)
         spent[name] = time.perf_counter() - began
-print(json.dumps({"seconds": spent, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+print(json.dumps({"seconds": spent, "megabytes": peak_mb()}))
 """
 
 

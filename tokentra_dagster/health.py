@@ -41,7 +41,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def _contents(db: Connection) -> Iterator[Finding]:
-    rows = connections(db, active_only=True, source="provider_api")
+    rows = connections(db, active_only=True, asked=True)
     if not rows:
         yield Finding("connections", True, "none yet; add one with `tokentra connection add`")
     with ThreadPoolExecutor(8) as pool:

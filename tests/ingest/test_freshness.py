@@ -36,7 +36,7 @@ def test_a_connection_says_itself_how_old_its_usage_may_be_and_nonsense_is_refus
     assert not found.is_stale(DAY + 72 * HOUR) and found.is_stale(DAY + 73 * HOUR)
     for nonsense in ("0", "1.5", "soon"):
         with pytest.raises(UsageError, match="stale_after_hours is '" + nonsense):
-            check_options("openai", None, {"stale_after_hours": nonsense})
+            check_options("openai", "openai", None, {"stale_after_hours": nonsense})
 
 
 def test_files_and_disabled_connections_are_not_expected_to_be_fresh(database):

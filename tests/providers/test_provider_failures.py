@@ -9,7 +9,7 @@ import traceback
 import pytest
 
 from tokentra_dagster.errors import PermanentError, TransientError
-from tokentra_dagster.providers import SOURCES, open_source
+from tokentra_dagster.providers import INTEGRATIONS, open_source
 from tokentra_dagster.providers.base import ConnectionConfig
 from tokentra_dagster.providers.failures import DamagedPage, read_json, retry_after
 
@@ -196,8 +196,8 @@ def test_a_providers_own_options_are_checked(vendor, options, message):
         open_source(ConnectionConfig(vendor, "k", options=options))
 
 
-def test_an_unknown_provider_lists_those_that_are_known():
-    with pytest.raises(PermanentError, match=r"unknown provider 'opena'; known providers are .*openai"):
+def test_an_unknown_integration_lists_those_that_are_known():
+    with pytest.raises(PermanentError, match=r"unknown integration 'opena'; there are .*openai"):
         open_source(ConnectionConfig("opena", "k"))
 
 
@@ -213,7 +213,7 @@ def test_listing_the_sources_imports_no_sdk():
 
 
 def test_the_registry_lists_the_options_that_the_source_takes(vendor):
-    for option in SOURCES[vendor].options:
+    for option in INTEGRATIONS[vendor].options:
         with pytest.raises(PermanentError, match=f"option {option} has the value"):
             open_source(ConnectionConfig(vendor, "k", options={option: "?"}))
 

@@ -20,10 +20,11 @@ from tokentra_dagster.errors import PermanentError
 from tokentra_dagster.ingest.assets import Outcome, evidence
 from tokentra_dagster.ingest.sync import sync_connection
 from tokentra_dagster.ingest.windows import aligned
-from tokentra_dagster.providers import SOURCES, anthropic, openai
+from tokentra_dagster.providers import INTEGRATIONS, anthropic, openai
 from tokentra_dagster.providers.openai_endpoints import ENDPOINTS
 from tokentra_dagster.warehouse.directory import add_connection, add_organization, find_connection
 
+OF_THE_PAGE = {name: INTEGRATIONS[name] for name in ("openai", "anthropic")}
 PAGE = (Path(__file__).parents[2] / "docs" / "providers.md").read_text()
 EXPECTED = {
     ("org", "add"): "Added acme",
@@ -95,7 +96,7 @@ def test_connections_are_added_without_asking_the_provider(tokentra, provider):
 def test_the_page_names_every_option_and_only_those():
     table = PAGE.split("| option | values")[1].split("\n\n")[0]
     named = set(re.findall(r"^\| `(\w+)`", table, re.M))
-    assert named == {option for entry in SOURCES.values() for option in entry.options} | {"granularity"}
+    assert named == {option for entry in OF_THE_PAGE.values() for option in entry.options} | {"granularity"}
     used = {pair.split("=")[0] for command in COMMANDS for pair in re.findall(r"--option (\S+)", command)}
     assert used == named
 
@@ -115,7 +116,9 @@ def test_the_page_tells_the_groupings_of_the_code():
 
 
 def test_the_page_tells_how_long_is_read_again():
-    usage, costs = ({getattr(entry, name).days for entry in SOURCES.values()} for name in ("settles_after", "costs_settle_after"))
+    usage, costs = (
+        {getattr(entry, name).days for entry in INTEGRATIONS.values()} for name in ("settles_after", "costs_settle_after")
+    )
     assert (usage, costs) == ({3}, {7})
     assert "the days of the last 3 days and one more | the days of the last 7 days and one more" in PAGE
 
@@ -146,29 +149,39 @@ def test_the_notes_of_a_run_tell_how_far_the_providers_figures_reach(database, p
     ]
 
 
-def test_the_schedules_reach_back_as_far_as_the_page_says():
+def test_the_schedules_reach_back_as_far_as_the_page_says(database, tmp_path):
     code = """
 import json
 from datetime import UTC, datetime
 import dagster as dg
 from tokentra_dagster.ingest.schedules import SCHEDULES
+from tokentra_dagster.resources import Warehouse
 now = datetime(2026, 11, 24, 12, tzinfo=UTC)
 found = {}
 for schedule in SCHEDULES:
     with dg.DagsterInstance.ephemeral() as instance:
-        context = dg.build_schedule_context(instance, scheduled_execution_time=now)
-        (request,) = schedule.evaluate_tick(context).run_requests
+        context = dg.build_schedule_context(instance, resources={'warehouse': Warehouse()}, scheduled_execution_time=now)
+        tick = schedule.evaluate_tick(context)
+        if not tick.run_requests:
+            assert tick.skip_message.startswith("No active connection reads "), tick
+            continue
+        (request,) = tick.run_requests
         days = [value for name, value in request.tags.items() if name.startswith("dagster/asset_partition_range")]
         found[schedule.name] = [schedule.cron_schedule, sorted(days)]
 import sys
 print(json.dumps(found), {'openai', 'anthropic'} & set(sys.modules))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    with database.connect() as db:
+        add_organization(db, "acme")
+        for name in OF_THE_PAGE:
+            add_connection(db, org="acme", name=name, provider=name, secret_ref="env:KEY")
+    env = {**os.environ, "TOKENTRA_DATABASE_URL": database.url, "TOKENTRA_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found, imported = done.stdout.rsplit("} ", 1)
     assert imported.strip() == "set()"
     schedules = json.loads(found + "}")
-    assert set(schedules) == {f"sync_{provider}_{every}" for provider in SOURCES for every in ("hourly", "daily")}
+    assert set(schedules) == {f"sync_{provider}_{every}" for provider in OF_THE_PAGE for every in ("hourly", "daily")}
     for name, (cron, days) in schedules.items():
         hourly = name.endswith("hourly")
         assert cron == ("5 * * * *" if hourly else "35 3 * * *")

@@ -10,7 +10,7 @@ import pytest
 from tests.realtime.event_data import counted, event, flush_all, organization, send
 from tests.warehouse_data import HOUR, connection, load, one, record, rows
 from tokentra_dagster.errors import PermanentError, SettingsError, TokenTraError
-from tokentra_dagster.providers import SOURCES
+from tokentra_dagster.providers import INTEGRATIONS
 from tokentra_dagster.settings import FEWEST_DAYS, RetentionDays, Settings
 from tokentra_dagster.warehouse import retention
 from tokentra_dagster.warehouse.retention import Removed, Rollup, Usage, expire, plan, preview
@@ -245,4 +245,4 @@ def test_a_rule_that_cannot_be_is_refused(name, value, words):
 def test_the_rules_are_read_and_the_shortest_is_longer_than_what_syncs_read_again():
     read = Settings.from_environment({"TOKENTRA_RETENTION_RAW_DAYS": "forever", "TOKENTRA_RETENTION_HOURLY_DAYS": "30"}).retention
     assert read == RetentionDays(minute=90, raw=None, hourly=30, daily=731)
-    assert timedelta(days=FEWEST_DAYS) > max(source.settles_after for source in SOURCES.values()) + timedelta(days=2)
+    assert timedelta(days=FEWEST_DAYS) > max(source.settles_after for source in INTEGRATIONS.values()) + timedelta(days=2)

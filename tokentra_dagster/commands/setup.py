@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from tokentra_dagster.commands.common import echo_json, echo_table, open_database, pairs
+
+if TYPE_CHECKING:
+    from tokentra_dagster.providers import Integration
 
 PROVIDERS = click.Choice(["openai", "anthropic", "google", "azure", "aws"])
 
@@ -75,9 +80,12 @@ def connection() -> None:
 
 @connection.command("add")
 @click.option("--org", "org_name", required=True, help="Organisation it belongs to.")
-@click.option("--provider", type=PROVIDERS, required=True)
+@click.option("--provider", type=PROVIDERS, required=True, help="Whose usage it is.")
+@click.option(
+    "--integration", help="Who is asked for it: default the provider itself; `tokentra connection integrations` lists all."
+)
 @click.option("--name", required=True)
-@click.option("--secret", required=True, help="Where the admin key is: env:NAME or file:PATH. The key itself is never stored.")
+@click.option("--secret", help="Where the admin key is: env:NAME or file:PATH. The key itself is never stored.")
 @click.option("--base-url", help="Another address for the provider's API, e.g. a proxy or `tokentra simulate`.")
 @click.option(
     "--option",
@@ -86,25 +94,46 @@ def connection() -> None:
     metavar="K=V",
     help="granularity=1m|1h|1d, stale_after_hours=N, or an option of the provider.",
 )
-def connection_add(org_name: str, provider: str, name: str, secret: str, base_url: str | None, options: tuple[str, ...]) -> None:
+def connection_add(
+    org_name: str, provider: str, integration: str | None, name: str, secret: str | None, base_url: str | None, options: tuple[str, ...]
+) -> None:  # fmt: skip
     """Add a connection, or change the one of that name."""
     from tokentra_dagster.errors import UsageError
     from tokentra_dagster.ingest.sync import check_options
+    from tokentra_dagster.providers import integration_of
     from tokentra_dagster.warehouse.directory import add_connection
 
-    if not secret.startswith(("env:", "file:")) or secret in ("env:", "file:"):
+    entry = integration_of(integration or provider)
+    if secret is None and entry.key_needed and not entry.key_optional:
+        raise UsageError(f"--secret is missing: say where {entry.key_needed} is, env:NAME or file:PATH.")
+    if secret is not None and entry.key_needed is None:
+        raise UsageError(f"{integration} needs no secret; leave --secret out.")
+    if secret is not None and (not secret.startswith(("env:", "file:")) or secret in ("env:", "file:")):
         raise UsageError("--secret must be env:NAME or file:PATH; the key itself is never stored.")
     if base_url and not base_url.startswith(("http://", "https://")):
         raise UsageError(f"--base-url is {base_url!r}; it must start with https:// (or http:// for a server of your own).")
     chosen = pairs(options, "--option")
-    check_options(provider, base_url, chosen)
+    check_options(integration or provider, provider, base_url, chosen)
     with open_database().connect() as db:
         identifier, new = add_connection(
-            db, org=org_name, name=name, provider=provider, secret_ref=secret, base_url=base_url, options=chosen
+            db, org=org_name, name=name, provider=provider, source=entry.source, integration=integration or provider,
+            secret_ref=secret, base_url=base_url, options=chosen,
         )  # fmt: skip
     click.echo(
         f"{'Added' if new else 'Changed'} {org_name}/{name} ({identifier}). Try it: tokentra connection test {org_name}/{name}"
     )
+
+
+@connection.command("integrations")
+def connection_integrations() -> None:
+    """List who can be asked for usage, of which providers, and what secret each needs."""
+    from tokentra_dagster.providers import INTEGRATIONS
+
+    echo_table(
+        "Integrations", [("integration", False), ("what", False), ("providers", False), ("secret", False), ("options", False)],
+        ([name, entry.title, ", ".join(entry.providers), _secret_needed(entry), ", ".join(entry.options)]
+         for name, entry in INTEGRATIONS.items()),
+    )  # fmt: skip
 
 
 @connection.command("list")
@@ -114,7 +143,7 @@ def connection_list(as_json: bool) -> None:
     with open_database().connect() as db:
         rows = db.execute(
             """
-            SELECT o.name AS organization, c.name, c.provider, c.source, c.secret_ref AS secret, c.is_active AS active, s.status AS last_sync,
+            SELECT o.name AS organization, c.name, c.provider, c.source, c.integration, c.secret_ref AS secret, c.is_active AS active, s.status AS last_sync,
               s.completed_at AS last_sync_at, s.error
             FROM app.provider_connections AS c
             JOIN app.organizations AS o ON o.id = c.org_id
@@ -132,6 +161,7 @@ def connection_list(as_json: bool) -> None:
         ("connection", False),
         ("provider", False),
         ("source", False),
+        ("integration", False),
         ("active", False),
         ("last sync", False),
         ("at", False),
@@ -139,7 +169,7 @@ def connection_list(as_json: bool) -> None:
     ]
     echo_table(
         "Connections", columns,
-        ([f"{r['organization']}/{r['name']}", r["provider"], r["source"], "yes" if r["active"] else "no", r["last_sync"] or "never",
+        ([f"{r['organization']}/{r['name']}", r["provider"], r["source"], r["integration"] or "", "yes" if r["active"] else "no", r["last_sync"] or "never",
           f"{r['last_sync_at']:%Y-%m-%d %H:%M}" if r["last_sync_at"] else "", r["error"] or ""] for r in rows),
     )  # fmt: skip
 
@@ -165,6 +195,12 @@ def connection_disable(name: str) -> None:
     with open_database().connect() as db:
         row = disable_connection(db, name)
     click.echo(f"{row.label} is disabled; its usage stays. `tokentra connection add` of the same name enables it again.")
+
+
+def _secret_needed(entry: Integration) -> str:
+    if entry.key_needed is None:
+        return "none"
+    return f"{entry.key_needed}; without, the machine's own credentials" if entry.key_optional else entry.key_needed
 
 
 @click.group()

@@ -17,6 +17,7 @@ from tokentra_dagster.commands.common import echo_json, echo_table, parse_moment
 @click.option("--json", "as_json", is_flag=True)
 def sync(name: str, start: str, end: str, granularity: str | None, as_json: bool) -> None:
     """Replace a window of one connection with what the provider says now."""
+    from tokentra_dagster.errors import UsageError
     from tokentra_dagster.ingest.sync import granularity_of
     from tokentra_dagster.ingest.windows import aligned
     from tokentra_dagster.runtime import prepare
@@ -26,8 +27,10 @@ def sync(name: str, start: str, end: str, granularity: str | None, as_json: bool
     database = prepare(settings())
     with database.connect() as db:
         row = find_connection(db, name)
+    if row.integration is None:
+        raise UsageError(f"{row.label} holds {row.source} usage; nobody is asked for it.")
     aligned(first, last, granularity or granularity_of(row))
-    outcome = run_sync(row.provider, [row.label], first, last, granularity or "")
+    outcome = run_sync(row.integration, [row.label], first, last, granularity or "")
     with database.connect() as db:
         history = db.execute(
             "SELECT status, window_start, window_end, granularity, records_loaded, records_replaced, records_rejected, costs_loaded, error "
@@ -37,8 +40,8 @@ def sync(name: str, start: str, end: str, granularity: str | None, as_json: bool
     _report(row.label, outcome, history, as_json)
 
 
-def run_sync(provider: str, labels: list[str], first, last, granularity: str = ""):  # type: ignore[no-untyped-def]
-    """One Dagster run of the provider's sync over `[first, last)`."""
+def run_sync(integration: str, labels: list[str], first, last, granularity: str = ""):  # type: ignore[no-untyped-def]
+    """One Dagster run of the integration's sync over `[first, last)`."""
     from tokentra_dagster.runs import run_job
 
     tags = {}
@@ -51,7 +54,7 @@ def run_sync(provider: str, labels: list[str], first, last, granularity: str = "
         "window_end": last.isoformat(),
         "granularity": granularity,
     }
-    return run_job(f"sync_{provider}_job", {"ops": {f"sync_{provider}": {"config": config}}}, tags)
+    return run_job(f"sync_{integration}_job", {"ops": {f"sync_{integration}": {"config": config}}}, tags)
 
 
 def _report(label: str, outcome, history, as_json: bool) -> None:  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""Dagster assets that fill the raw schema: one asset per provider, daily partitions, and one for imported files.
+"""Dagster assets that fill the raw schema: one asset per integration, daily partitions, and one for imported files.
 
 An asset fetches the connections, calls `sync_connection` for each, and returns evidence. One connection's failure never
 stops another's: the run's metadata and the check `every_connection_synced` say which failed and why. Transient failures
@@ -19,7 +19,7 @@ from tokentra_dagster.errors import TokenTraError, TransientError
 from tokentra_dagster.ingest.intake import LoadResult
 from tokentra_dagster.ingest.sync import granularity_of, sync_connection
 from tokentra_dagster.ingest.windows import aligned, moment
-from tokentra_dagster.providers import SOURCES
+from tokentra_dagster.providers import INTEGRATIONS
 from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import ConnectionRow, connections
@@ -30,7 +30,7 @@ MAX_RETRIES = 3
 
 
 class SyncConfig(dg.Config):
-    """What to sync. Empty `connections` means every active one of the provider; a window narrows the partitions' days."""
+    """What to sync. Empty `connections` means every active one of the integration; a window narrows the partitions' days."""
 
     connections: list[str] = Field(default_factory=list)
     window_start: str = ""
@@ -107,58 +107,64 @@ def _window(context: dg.AssetExecutionContext, config: SyncConfig, now: datetime
     return days.start.astimezone(UTC), min(days.end.astimezone(UTC), now)
 
 
-def _chosen(database: Database, provider: str, names: Sequence[str]) -> list[ConnectionRow]:
+def _chosen(database: Database, integration: str, names: Sequence[str]) -> list[ConnectionRow]:
     with database.connect() as db:
-        everyone = [row for row in connections(db, source="provider_api") if row.provider == provider]
+        everyone = [row for row in connections(db) if row.integration == integration]
     if not names:
         return [row for row in everyone if row.is_active]
     chosen = [row for row in everyone if names and (row.label in names or row.name in names or str(row.id) in names)]
     unknown = [name for name in names if not any(name in (row.label, row.name, str(row.id)) for row in chosen)]
     if unknown:
         raise dg.Failure(
-            f"No {provider} connection is named {', '.join(unknown)}. There are: {', '.join(row.label for row in everyone) or 'none'}."
+            f"No {integration} connection is named {', '.join(unknown)}. There are: {', '.join(row.label for row in everyone) or 'none'}."
         )
     return chosen
 
 
-def usage_key(provider: str) -> dg.AssetKey:
-    return dg.AssetKey(["raw", f"{provider}_usage"])
+def usage_key(integration: str) -> dg.AssetKey:
+    return dg.AssetKey(["raw", f"{integration}_usage"])
 
 
-def costs_key(provider: str) -> dg.AssetKey:
-    return dg.AssetKey(["raw", f"{provider}_costs"])
+def costs_key(integration: str) -> dg.AssetKey:
+    return dg.AssetKey(["raw", f"{integration}_costs"])
 
 
 RECORDS = dg.AssetKey(["raw", "usage_records"])
 COSTS = dg.AssetKey(["raw", "provider_costs"])
 
 
-def provider_sync(provider: str) -> dg.AssetsDefinition:
-    """The asset that syncs every connection of one provider. Runs of one provider queue in the pool of its name."""
+def written_keys(integration: str) -> dict[dg.AssetKey, dg.AssetKey]:
+    """What a sync materialises, and the table that each of it is in. Costs only where the integration tells them."""
+    tells_costs = INTEGRATIONS[integration].costs_settle_after is not None
+    return {usage_key(integration): RECORDS} | ({costs_key(integration): COSTS} if tells_costs else {})
+
+
+def integration_sync(integration: str) -> dg.AssetsDefinition:
+    """The asset that syncs every connection of one integration. Its runs queue in the pool of its name."""
+    texts = {
+        RECORDS: f"Usage that {integration} reports, replaced a window at a time in raw.usage_records.",
+        COSTS: f"What {integration} billed per day, in raw.provider_costs.",
+    }
 
     @dg.multi_asset(
-        name=f"sync_{provider}",
+        name=f"sync_{integration}",
         specs=[
             dg.AssetSpec(
-                usage_key(provider), group_name="raw", owners=OWNERS, kinds={"python", "postgres"}, partitions_def=DAILY,
-                description=f"Usage that {provider} reports, replaced a window at a time in raw.usage_records.",
-            ),
-            dg.AssetSpec(
-                costs_key(provider), group_name="raw", owners=OWNERS, kinds={"python", "postgres"}, partitions_def=DAILY,
-                description=f"What {provider} billed per day, in raw.provider_costs.",
-            ),
+                key, group_name="raw", owners=OWNERS, kinds={"python", "postgres"}, partitions_def=DAILY, description=texts[table]
+            )
+            for key, table in written_keys(integration).items()
         ],
         check_specs=[
             dg.AssetCheckSpec(
-                "every_connection_synced", asset=usage_key(provider), description="Fails when a connection of this run could not be synced; its metadata says why."
+                "every_connection_synced", asset=usage_key(integration), description="Fails when a connection of this run could not be synced; its metadata says why."
             )
         ],
         backfill_policy=dg.BackfillPolicy.single_run(),
-        pool=provider,
+        pool=integration,
     )  # fmt: skip
     def sync(context: dg.AssetExecutionContext, config: SyncConfig, warehouse: Warehouse) -> Iterator[Any]:
         database = warehouse.database()
-        rows = _chosen(database, provider, config.connections)
+        rows = _chosen(database, integration, config.connections)
         start, end = _window(context, config, datetime.now(UTC))
         outcomes = sync_all(database, rows, start, end, config.granularity, context.run_id, context.log)
         failed = [outcome for outcome in outcomes if outcome.error]
@@ -166,36 +172,36 @@ def provider_sync(provider: str) -> dg.AssetsDefinition:
             waits = [outcome.error.retry_after or 0 for outcome in failed if isinstance(outcome.error, TransientError)]
             raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=min(max(*waits, 5 * 2**context.retry_number), 300))
         metadata = evidence(outcomes)
-        for table, key in ((RECORDS, usage_key(provider)), (COSTS, costs_key(provider))):
+        for key, table in written_keys(integration).items():
             yield dg.MaterializeResult(asset_key=key, metadata=metadata)
             context.log_event(
-                dg.AssetMaterialization(table, metadata={"written_by": f"sync_{provider}", "run_id": context.run_id})
+                dg.AssetMaterialization(table, metadata={"written_by": f"sync_{integration}", "run_id": context.run_id})
             )
         yield dg.AssetCheckResult(
-            asset_key=usage_key(provider), check_name="every_connection_synced", passed=not failed,
+            asset_key=usage_key(integration), check_name="every_connection_synced", passed=not failed,
             metadata={outcome.connection.label: str(outcome.error) for outcome in failed},
         )  # fmt: skip
 
     return sync
 
 
-SYNCS = [provider_sync(provider) for provider in SOURCES]
+SYNCS = [integration_sync(name) for name in INTEGRATIONS]
 TABLES = [
     dg.AssetSpec(
-        RECORDS, deps=[*map(usage_key, SOURCES), dg.AssetKey(["raw", "imported_usage"]), dg.AssetKey(["raw", "usage_events"])],
+        RECORDS, deps=[*map(usage_key, INTEGRATIONS), dg.AssetKey(["raw", "imported_usage"]), dg.AssetKey(["raw", "usage_events"])],
         group_name="raw", owners=OWNERS, kinds={"postgres", "table"}, description="Every usage record of every source (specification 2.1).",
     ),
     dg.AssetSpec(
-        COSTS, deps=[costs_key(provider) for provider in SOURCES], group_name="raw", owners=OWNERS,
+        COSTS, deps=[costs_key(name) for name in INTEGRATIONS if COSTS in written_keys(name).values()], group_name="raw", owners=OWNERS,
         kinds={"postgres", "table"}, description="What providers billed, per day and line.",
     ),
 ]  # fmt: skip
 JOBS = {
-    provider: dg.define_asset_job(
-        f"sync_{provider}_job", selection=dg.AssetSelection.assets(usage_key(provider), costs_key(provider)),
-        description=f"Sync {provider} connections for a range of days.",
+    name: dg.define_asset_job(
+        f"sync_{name}_job", selection=dg.AssetSelection.assets(*written_keys(name)),
+        description=f"Sync {name} connections for a range of days.",
     )
-    for provider in SOURCES
+    for name in INTEGRATIONS
 }  # fmt: skip
 
 

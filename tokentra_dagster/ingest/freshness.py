@@ -30,7 +30,7 @@ class Freshness:
 def newest_usage(db: Connection) -> list[Freshness]:
     """Every active connection to a provider, with the start of its newest bucket (one look-up by key each)."""
     found = []
-    for row in connections(db, active_only=True, source="provider_api"):
+    for row in connections(db, active_only=True, asked=True):
         newest = db.execute(
             "SELECT timestamp FROM raw.usage_records WHERE provider_connection_id = %s ORDER BY timestamp DESC LIMIT 1", [row.id]
         ).fetchone()

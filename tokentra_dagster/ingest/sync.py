@@ -9,7 +9,7 @@ from tokentra_dagster.batch import ROWS_PER_BATCH, batch_of
 from tokentra_dagster.errors import PermanentError, UsageError
 from tokentra_dagster.ingest.intake import Intake, LoadResult
 from tokentra_dagster.ingest.load import load_window
-from tokentra_dagster.providers import SOURCES, open_source
+from tokentra_dagster.providers import integration_of, open_source
 from tokentra_dagster.providers.base import ConnectionConfig, Source, Window
 from tokentra_dagster.records import GRANULARITIES, CostRecord, EntityName, Item, RejectedItem, UsageRecord
 from tokentra_dagster.secret_references import resolve_secret
@@ -23,20 +23,25 @@ DEFAULT_STALE_AFTER = timedelta(hours=26)
 
 def source_of(connection: ConnectionRow) -> Source:
     """The provider behind a connection, its secret resolved."""
-    if not connection.secret_ref:
+    name = connection.integration
+    if name is None:
+        raise PermanentError(f"{connection.label} holds {connection.source} usage; nobody is asked for it.")
+    entry = integration_of(name)
+    if not connection.secret_ref and entry.key_needed and not entry.key_optional:
         raise PermanentError("The connection has no secret; add it again with --secret env:NAME or --secret file:PATH.")
+    secret = resolve_secret(connection.secret_ref) if connection.secret_ref else ""
     options = {name: str(value) for name, value in connection.options.items() if name not in OWN_OPTIONS}
-    return open_source(ConnectionConfig(connection.provider, resolve_secret(connection.secret_ref), connection.base_url, options))
+    return open_source(ConnectionConfig(connection.provider, secret, connection.base_url, options, name))
 
 
-def check_options(provider: str, base_url: str | None, options: dict[str, str]) -> None:
+def check_options(integration: str, provider: str, base_url: str | None, options: dict[str, str]) -> None:
     """Raise before a connection is stored with options that could never work."""
     granularity = options.get("granularity", DEFAULT_GRANULARITY)
     if granularity not in GRANULARITIES:
         raise UsageError(f"granularity is {granularity!r}; it must be one of {', '.join(GRANULARITIES)}.")
     _hours(options.get("stale_after_hours", "26"))
     others = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
-    open_source(ConnectionConfig(provider, "not-a-key", base_url, others))
+    open_source(ConnectionConfig(provider, "not-a-key", base_url, others, integration))
 
 
 def granularity_of(connection: ConnectionRow) -> str:
@@ -81,7 +86,7 @@ def sync_connection(
         intake.result.notes += source.remarks()
 
     return load_window(
-        database, connection, window, kind="sync", fill=fill, settles_after=SOURCES[connection.provider].settles_after,
+        database, connection, window, kind="sync", fill=fill, settles_after=integration_of(connection.integration or connection.provider).settles_after,
         run_id=run_id, now=now or datetime.now(UTC), prepare=prepare,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The sources that a connection can name. Listing them imports no vendor's SDK; opening one does."""
+"""The integrations that a connection can name. Listing them imports no vendor's SDK; opening one does."""
 
 from __future__ import annotations
 
@@ -12,36 +12,45 @@ from tokentra_dagster.providers.base import ConnectionConfig, Source
 
 
 @dataclass(frozen=True, slots=True)
-class ProviderEntry:
+class Integration:
     """Where a source's class lives (`module:Class`, made from one `ConnectionConfig`), and what its user needs."""
 
     target: str
     title: str
-    key_needed: str
+    providers: tuple[str, ...]
+    """Whose usage it can tell; a connection is about one of them."""
     options: tuple[str, ...]
     settles_after: timedelta
-    """The provider restates usage for this long: what is younger is provisional, and every scheduled sync reads it again."""
-    costs_settle_after: timedelta
-    """The same for what was billed; one scheduled sync a day reaches back as far."""
+    """Usage is restated for this long: what is younger is provisional, and every scheduled sync reads it again."""
+    costs_settle_after: timedelta | None = None
+    """The same for what was billed; one scheduled sync a day reaches back as far. None: it tells no costs."""
+    key_needed: str | None = None
+    """What the secret of a connection has to be; None: there is none."""
+    key_optional: bool = False
+    """Without a secret the machine's own credentials are used."""
+    source: str = "provider_api"
+    """One of `records.SOURCES`: how authoritative it is."""
 
     def open(self, config: ConnectionConfig) -> Source:
         module, _, name = self.target.partition(":")
         return cast(Source, getattr(importlib.import_module(module), name)(config))
 
 
-SOURCES: dict[str, ProviderEntry] = {
-    "openai": ProviderEntry(
+INTEGRATIONS: dict[str, Integration] = {
+    "openai": Integration(
         # How long a provider restates is documented nowhere: cautious guesses (providers.md 1.4, quirk 10).
         target="tokentra_dagster.providers.openai:OpenAISource",
         title="OpenAI organisation usage and costs",
+        providers=("openai",),
         key_needed="an Admin API key (sk-admin-...)",
         options=("endpoints", "costs", "costs_group_by", "timeout_seconds", "max_retries"),
         settles_after=timedelta(days=3),
         costs_settle_after=timedelta(days=7),
     ),
-    "anthropic": ProviderEntry(
+    "anthropic": Integration(
         target="tokentra_dagster.providers.anthropic:AnthropicSource",
         title="Anthropic organisation usage and costs",
+        providers=("anthropic",),
         key_needed="an Admin API key (sk-ant-admin01-...) or a key with read:analytics",
         options=("api", "group_by", "timeout_seconds", "max_retries"),
         settles_after=timedelta(days=3),
@@ -50,11 +59,19 @@ SOURCES: dict[str, ProviderEntry] = {
 }
 
 
-def open_source(config: ConnectionConfig) -> Source:
-    """The source that this connection describes. Asks the provider nothing yet."""
-    entry = SOURCES.get(config.provider)
+def integration_of(name: str) -> Integration:
+    """By name. Raises `PermanentError` that lists the ones there are."""
+    entry = INTEGRATIONS.get(name)
     if entry is None:
-        raise PermanentError(f"unknown provider {config.provider!r}; known providers are {', '.join(sorted(SOURCES))}")
-    if not config.api_key.strip():
-        raise PermanentError(f"{config.provider}: the connection has no key; give it {entry.key_needed}")
+        raise PermanentError(f"unknown integration {name!r}; there are {', '.join(sorted(INTEGRATIONS))}")
+    return entry
+
+
+def open_source(config: ConnectionConfig) -> Source:
+    """The source that this connection describes. Asks nobody anything yet."""
+    entry = integration_of(config.asked)
+    if config.provider not in entry.providers:
+        raise PermanentError(f"{config.asked} tells nothing of {config.provider!r}; it knows {', '.join(entry.providers)}")
+    if entry.key_needed and not entry.key_optional and not config.api_key.strip():
+        raise PermanentError(f"{config.asked}: the connection has no key; give it {entry.key_needed}")
     return entry.open(config)

@@ -1,6 +1,6 @@
 """What every provider module offers: questions it can be asked, and nothing about databases or Dagster.
 
-Adding a source is one module with a class that has these methods, and one entry in `providers/__init__.py`.
+Adding an integration is one module with a class that has these methods, one entry in `providers/__init__.py`, and a page in docs/.
 """
 
 from __future__ import annotations
@@ -24,16 +24,27 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionConfig:
-    """How to reach one account. `api_key` is the resolved secret: never log it; repr hides it."""
+    """How to reach one account. `api_key` is the resolved secret, empty where the integration does without: never log it; repr hides it.
+
+    `integration` says who is asked, empty for the provider itself; a gateway is asked for the usage of one `provider`.
+    """
 
     provider: str
     api_key: str = field(repr=False)
     base_url: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
+    integration: str = ""
+
+    @property
+    def asked(self) -> str:
+        return self.integration or self.provider
 
 
 class Source(Protocol):
-    """One account at one provider. Raises `PermanentError` or `TransientError` (after its own bounded retries)."""
+    """One account. Raises `PermanentError` or `TransientError` (after its own bounded retries).
+
+    The constructor checks the options and asks nothing; it is made once with a key that is none, to check them.
+    """
 
     def usage(self, window: Window) -> Iterator[Item]:
         """Usage buckets that start in the window, page by page, at the finest grouping the API allows."""

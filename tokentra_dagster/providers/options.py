@@ -20,7 +20,7 @@ class Options:
         known = (*names, *COMMON)
         for name in config.options:
             if name not in known:
-                raise PermanentError(f"{config.provider}: unknown option {name!r}; valid options are {', '.join(known)}")
+                raise PermanentError(f"{config.asked}: unknown option {name!r}; valid options are {', '.join(known)}")
         self.timeout_seconds = self._number("timeout_seconds", 60.0, above=0.0)
         self.max_retries = int(self._number("max_retries", 4, above=-1.0, whole=True))
 
@@ -57,4 +57,4 @@ class Options:
         return number
 
     def _wrong(self, name: str, value: str, allowed: str) -> PermanentError:
-        return PermanentError(f"{self._config.provider}: option {name} has the value {value!r}; {allowed}")
+        return PermanentError(f"{self._config.asked}: option {name} has the value {value!r}; {allowed}")

@@ -34,6 +34,8 @@ class ConnectionRow:
     base_url: str | None
     options: Mapping[str, str]
     is_active: bool
+    integration: str | None = None
+    """Who is asked; None for events and imported files."""
 
     @property
     def label(self) -> str:
@@ -63,6 +65,7 @@ def organization_id(connection: Connection, name: str) -> UUID:
 def add_connection(
     connection: Connection, *, org: str, name: str, provider: str, source: str = "provider_api",
     secret_ref: str | None = None, base_url: str | None = None, options: Mapping[str, str] | None = None,
+    integration: str | None = None,
 ) -> tuple[UUID, bool]:  # fmt: skip
     """The connection's id, and whether it is new; one of that name gets the new settings."""
     if provider not in PROVIDERS:
@@ -71,33 +74,37 @@ def add_connection(
         raise UsageError(f"source is {source!r}; it must be one of {', '.join(SOURCES)}.")
     row = connection.execute(
         """
-        INSERT INTO app.provider_connections AS c (org_id, name, provider, source, secret_ref, base_url, options)
-        VALUES (%(org)s, %(name)s, %(provider)s, %(source)s, %(secret)s, %(url)s, %(options)s)
+        INSERT INTO app.provider_connections AS c (org_id, name, provider, source, integration, secret_ref, base_url, options)
+        VALUES (%(org)s, %(name)s, %(provider)s, %(source)s, %(integration)s, %(secret)s, %(url)s, %(options)s)
         ON CONFLICT (org_id, name) DO UPDATE SET secret_ref = excluded.secret_ref, base_url = excluded.base_url,
           options = excluded.options, is_active = true, updated_at = now()
-        WHERE c.provider = excluded.provider AND c.source = excluded.source
+        WHERE c.provider = excluded.provider AND c.source = excluded.source AND c.integration IS NOT DISTINCT FROM excluded.integration
         RETURNING id, xmax = 0 AS is_new
         """,
         {
             "org": organization_id(connection, org), "name": name, "provider": provider, "source": source,
-            "secret": secret_ref, "url": base_url, "options": json.dumps(dict(options or {})),
+            "integration": integration, "secret": secret_ref, "url": base_url, "options": json.dumps(dict(options or {})),
         },
     ).fetchone()  # fmt: skip
     if row is None:
-        raise UsageError(f"{org} already has a connection named {name!r} to another provider or source; choose another name.")
+        raise UsageError(
+            f"{org} already has a connection named {name!r} to another provider, source or integration; choose another name."
+        )
     return row["id"], row["is_new"]
 
 
 _CONNECTIONS = """
-SELECT c.id, c.org_id, o.name AS organization, c.name, c.provider, c.source, c.secret_ref, c.base_url, c.options, c.is_active
+SELECT c.id, c.org_id, o.name AS organization, c.name, c.provider, c.source, c.secret_ref, c.base_url, c.options, c.is_active,
+  c.integration
 FROM app.provider_connections AS c JOIN app.organizations AS o ON o.id = c.org_id
 """
 
 
-def connections(connection: Connection, *, active_only: bool = False, source: str | None = None) -> list[ConnectionRow]:
+def connections(connection: Connection, *, active_only: bool = False, asked: bool = False) -> list[ConnectionRow]:
+    """`asked`: only those that an integration reads; not what comes as events or files."""
     rows = connection.execute(
-        _CONNECTIONS + " WHERE (c.is_active OR NOT %s) AND (%s::text IS NULL OR c.source = %s) ORDER BY o.name, c.name",
-        [active_only, source, source],
+        _CONNECTIONS + " WHERE (c.is_active OR NOT %s) AND (c.integration IS NOT NULL OR NOT %s) ORDER BY o.name, c.name",
+        [active_only, asked],
     )
     return [ConnectionRow(**row) for row in rows]
 
