@@ -84,6 +84,8 @@ class Manifest:
     compression: str
     size_bytes: int
     sha256: str
+    profile: str
+    focus_version: str | None
     organization: str
     organization_id: UUID
     period: Period

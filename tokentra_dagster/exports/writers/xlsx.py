@@ -16,6 +16,7 @@ from tokentra_dagster.exports.writers import WriterOptions
 
 NUMBER_FORMATS: dict[Kind, str] = {
     "count": "#,##0",
+    "quantity": "#,##0.######",
     "money": "#,##0.0000",
     "ratio": "0.00",
     "date": "yyyy-mm-dd",
