@@ -8,7 +8,7 @@ are whole pico-dollars (10^-12 of the currency), as in `price_list`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
 
@@ -43,21 +43,24 @@ METERS = (
 KINDS, ALL_TOKENS, REQUESTS = 4, 4, 5
 """How many meters are one kind of token; the meters of what is not split."""
 
+SERVICE_TIERS = (None, "flex", "priority")
+"""Terms that the marts do not keep; a cost that fits one of them to the last digit tells which it was."""
 BASES = ("ListPrice", "Estimate", "PartlyUnpriced", "Unpriced", "OtherCurrency")
 LIST_PRICE, ESTIMATE, PARTLY_UNPRICED, UNPRICED, OTHER_CURRENCY = range(len(BASES))
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Pico-dollars a token for each of the four kinds, and from how many input tokens of a prompt on (0: the base).
-
-    `output` None is a model whose output has no price."""
+    """Pico-dollars a token for each of the four kinds, and their terms: from how many input tokens of a prompt on (0: the base), at
+    which service tier (None: the standard one), and whether cache writes last an hour. `output` None is output without a price."""
 
     uncached: int
     cache_read: int
     cache_write: int
     output: int | None
     above: int = 0
+    service_tier: str | None = None
+    one_hour: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +93,32 @@ class Charges:
 
 @cache
 def levels_of(provider: str, model: str, service_type: str | None, day: date) -> tuple[Level, ...]:
-    """The list's prices of a model on a UTC day for each length of prompt; none where the list does not say (USD)."""
-    try:
-        found = price_list.rates(provider, model, day, price_list.Terms(service_type=service_type))
-    except LookupError:
-        return ()
-    if found is None:
-        return ()
-    if found.is_free:
-        return (Level(0, 0, 0, 0),)
+    """The list's prices (USD) of a model on a UTC day: standard ones first, then those of terms that the marts do not keep. None where
+    the list does not say."""
+    found: list[Level] = []
+    for tier in SERVICE_TIERS:
+        try:
+            rates = price_list.rates(provider, model, day, price_list.Terms(service_type=service_type, service_tier=tier))
+        except LookupError:
+            return ()
+        if rates is not None:
+            found += _levels(rates, tier)
+    distinct = {(level.uncached, level.cache_read, level.cache_write, level.output): level for level in reversed(found)}
+    return tuple(reversed(distinct.values()))
+
+
+def _levels(rates: price_list.Rates, tier: str | None) -> list[Level]:
+    if rates.is_free:
+        return [Level(0, 0, 0, 0)]
     levels = []
-    for above, prices in zip((0, *found.starts), found.levels, strict=True):
-        if (uncached := prices.get("input_tokens")) is not None:
-            read, write = (prices.get(unit, uncached) for unit in ("cache_read_tokens", "cache_write_tokens"))
-            levels.append(Level(uncached, read, write, prices.get("output_tokens"), above))
-    return tuple(levels)
+    for above, prices in zip((0, *rates.starts), rates.levels, strict=True):
+        if (uncached := prices.get("input_tokens")) is None:
+            continue
+        read, write = (prices.get(unit, uncached) for unit in ("cache_read_tokens", "cache_write_tokens"))
+        levels.append(Level(uncached, read, write, prices.get("output_tokens"), above, tier))
+        if "cache_write_1h_tokens" in prices:
+            levels.append(replace(levels[-1], cache_write=prices["cache_write_1h_tokens"], one_hour=True))
+    return levels
 
 
 def charges_of(usage: Usage) -> Charges:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -26,6 +26,14 @@ WIDTHS = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
 PRICED_TOKENS = 1_000_000
 """Tokens of one PricingUnit: price lists are per million."""
 PRICES_ARE_IN = "USD"
+SAID = {
+    "ListPrice": "",
+    "Estimate": "",
+    "PartlyUnpriced": "; price of some tokens unknown",
+    "Unpriced": "; price unknown",
+    "OtherCurrency": "; cost in another currency",
+}
+"""By basis of the cost, what a description says of it."""
 _WORD = (1 << 64) - 1
 
 
@@ -181,44 +189,46 @@ def _skus(usage: Usage, charges: Charges, names: Sequence[tuple[Any, ...]], rows
     for place in first.tolist():
         group = int(usage.group[charges.row[place]])
         level = int(charges.level[place])
-        above = usage.levels[group][level].above if level >= 0 else 0
+        terms = terms_of(usage.levels[group][level] if level >= 0 else None, int(charges.meter[place]))
         provider, model, family, service_type, _ = names[group]
         meter, basis = int(charges.meter[place]), BASES[int(charges.basis[place])]
-        for name, value in sku(provider, model, family, service_type, meter, above, basis).items():
+        for name, value in sku(provider, model, family, service_type, meter, terms, basis).items():
             values.setdefault(name, []).append(value)
     return {name: _coded(of_charge, texts) for name, texts in values.items()}
 
 
+def terms_of(level: Level | None, meter: int) -> dict[str, str]:
+    """What else than the service type decides a price, as properties of SkuPriceDetails."""
+    if level is None:
+        return {}
+    is_hour = level.one_hour and METERS[meter].kind == "CacheWrite"
+    return {
+        **({"x_CacheDuration": "1 hour"} if is_hour else {}),
+        **({"x_PromptLength": f"above {level.above} input tokens"} if level.above else {}),
+        **({"x_ServiceTier": level.service_tier} if level.service_tier else {}),
+    }
+
+
 def sku(
-    provider: str | None, model: str | None, family: str | None, service_type: str | None, meter: int, above: int, basis: str
-) -> dict[str, str]:
+    provider: str | None, model: str | None, family: str | None, service_type: str | None, meter: int, terms: Mapping[str, str],
+    basis: str,
+) -> dict[str, str]:  # fmt: skip
     """Columns of one SKU price. Providers publish no such ids: ours are made of provider, model, meter and the terms of the price."""
     measured, seller = METERS[meter], seller_of(provider or "Unknown")
     sku_id = "/".join((provider or "unknown", model or "unknown", measured.slug))
-    tier = f"above {above} input tokens" if above else None
-    details = {
-        "x_ModelFamily": family,
-        "x_ModelId": model,
-        "x_PromptLength": tier,
-        "x_ServiceType": service_type,
-        "x_TokenType": measured.kind,
-    }
-    terms = [text for text in (service_type, tier and tier.replace(" ", "-")) if text]
-    of_terms = ", ".join(text for text in (service_type, tier) if text)
-    said = {
-        "Unpriced": "; price unknown",
-        "PartlyUnpriced": "; price of some tokens unknown",
-        "OtherCurrency": "; cost in another currency",
-    }
+    details = {"x_ModelFamily": family, "x_ModelId": model, "x_ServiceType": service_type, "x_TokenType": measured.kind, **terms}
+    said = [text for text in (service_type, *terms.values()) if text]
+    in_brackets = f" ({', '.join(said)})" if said else ""
+    names = ("HostProviderName", "InvoiceIssuerName", "ProviderName", "PublisherName", "ServiceProviderName")
     return {
-        "ChargeDescription": f"{measured.name} of {model or 'an unknown model'}{f' ({of_terms})' if of_terms else ''}{said.get(basis, '')}",
-        **dict.fromkeys(("HostProviderName", "InvoiceIssuerName", "ProviderName", "PublisherName", "ServiceProviderName"), seller.name),
+        **dict.fromkeys(names, seller.name),
+        "ChargeDescription": f"{measured.name} of {model or 'an unknown model'}{in_brackets}{SAID[basis]}",
         "ServiceName": seller.service,
         "SkuId": sku_id,
         "SkuMeter": measured.name,
         "SkuPriceDetails": _json({name: text for name, text in details.items() if text is not None}),
-        "SkuPriceId": "/".join((sku_id, *terms)),
-    }  # fmt: skip
+        "SkuPriceId": "/".join((sku_id, *(text.replace(" ", "-") for text in said))),
+    }
 
 
 def _attribution(rows: Any, of_row: Ints, dimensions: Sequence[str]) -> dict[str, Any]:
