@@ -115,9 +115,8 @@ def _export(request: ExportRequest, path: Path) -> Manifest:
     try:
         return write(open_database(), request, path)
     except OSError as error:
-        raise TokenTraError(
-            f"{path} cannot be written: {error.strerror or str(error).rsplit("] ", 1)[-1]}; what was there before is unchanged."
-        ) from error
+        reason = error.strerror or str(error).rsplit("] ", 1)[-1]
+        raise TokenTraError(f"{path} cannot be written: {reason}; what was there before is unchanged.") from error
 
 
 def _to_standard_output(request: ExportRequest) -> None:
