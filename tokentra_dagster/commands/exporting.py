@@ -115,7 +115,8 @@ def _export(request: ExportRequest, path: Path) -> Manifest:
     try:
         return write(open_database(), request, path)
     except OSError as error:
-        reason = error.strerror or str(error).rsplit("] ", 1)[-1]
+        # Arrow puts the system's words at the end of its own.
+        reason = (error.strerror or str(error)).rsplit("] ", 1)[-1]
         raise TokenTraError(f"{path} cannot be written: {reason}; what was there before is unchanged.") from error
 
 
