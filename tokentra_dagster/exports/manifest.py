@@ -84,8 +84,6 @@ class Manifest:
     compression: str
     size_bytes: int
     sha256: str
-    profile: str
-    focus_version: str | None
     organization: str
     organization_id: UUID
     period: Period
@@ -101,6 +99,8 @@ class Manifest:
     freshness: Freshness
     created_at: datetime
     version: int = VERSION
+    profile: str = "usage"
+    focus_version: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values: moments and days in ISO 8601, money as text with all its digits."""

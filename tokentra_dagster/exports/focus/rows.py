@@ -91,7 +91,7 @@ class FocusReader:
                 self._sums[name] = added if before is None else before + added
 
     def _batch(self, rows: Any) -> Any:
-        usage, names = _usage(rows, self._request.granularity, self._currency)
+        usage, names = usage_columns(rows, self._currency)
         charges = split.charges_of(usage)
         found = {
             **{name: _constant(value, len(charges.row)) for name, value in self._constants.items()},
@@ -131,7 +131,7 @@ class FocusReader:
         }  # fmt: skip
 
 
-def _usage(rows: Any, granularity: str, currency: str) -> tuple[Usage, list[tuple[Any, ...]]]:
+def usage_columns(rows: Any, currency: str) -> tuple[Usage, list[tuple[Any, ...]]]:
     """The rows as `charges` wants them, and for each group of equal prices its provider, model, family, service type and day."""
     counts = {name: _counts(rows.column(name)) for name in NEEDED_METRICS if name != "estimated_cost"}
     cached, written = counts["cached_tokens"], counts["cache_creation_tokens"]

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import xlsxwriter
+from xlsxwriter.exceptions import FileCreateError
 
 from tokentra_dagster.exports.columns import Column, Kind
 from tokentra_dagster.exports.text import FORMULA_STARTS
@@ -16,7 +17,6 @@ from tokentra_dagster.exports.writers import WriterOptions
 
 NUMBER_FORMATS: dict[Kind, str] = {
     "count": "#,##0",
-    "quantity": "#,##0.######",
     "money": "#,##0.0000",
     "ratio": "0.00",
     "date": "yyyy-mm-dd",
@@ -66,7 +66,10 @@ class XlsxWriter:
                 form = self._bold if row == 0 else self._text_only if value.startswith(FORMULA_STARTS) else None
                 sheet.write_string(row, 0, name, self._bold if row == 0 else None)
                 sheet.write_string(row, 1, value[:LONGEST_TEXT], form)
-        self._book.close()
+        try:
+            self._book.close()
+        except FileCreateError as error:
+            raise (error.__cause__ if isinstance(error.__cause__, OSError) else error) from None
 
     def abandon(self) -> None:
         """The library has no way to give up; its temporary files end with the workbook."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from python_calamine import CalamineWorkbook
 
-from tests.dbt.conftest import database_named, run_models
-from tests.dbt.focus_case import load_usage
+from tests.exports.focus_data import usage_batch
 from tests.exports.focus_specification import column_violations, rules_of, violations
 from tokentra_dagster.analytics.periods import Period
 from tokentra_dagster.exports.export import export
+from tokentra_dagster.exports.focus.charges import METERS, charges_of
+from tokentra_dagster.exports.focus.rows import usage_columns
 from tokentra_dagster.exports.manifest import Manifest, verify
 from tokentra_dagster.exports.request import ExportRequest
 from tokentra_dagster.warehouse.database import Database
@@ -27,14 +27,6 @@ JUNE = Period(datetime(2026, 6, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC)
 VERSIONS = ("1.2", "1.3", "1.4")
 EVERYONE = ("team", "project", "cost_center", "feature", "environment", "user", "api_key", "request_type")
 TOKENS = ("x_UncachedInputTokens", "x_CacheReadInputTokens", "x_CacheWriteInputTokens", "x_OutputTokens")
-
-
-@pytest.fixture(scope="module")
-def built(server_url: str, template_database: str, dbt_target: Path) -> Iterator[Database]:
-    with database_named("focus_usage", server_url, template_database) as database:
-        load_usage(database)
-        run_models(database, dbt_target)
-        yield database
 
 
 def asked(**changes: Any) -> ExportRequest:
@@ -219,3 +211,10 @@ def test_a_period_without_usage_has_a_header_and_no_rows(built: Database, tmp_pa
     empty = Period(datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 2, 1, tzinfo=UTC))
     manifest = export(built, asked(period=empty), tmp_path / "f.parquet")
     assert manifest.row_count == 0 and manifest.totals["BilledCost"] == 0 and len(pq.read_schema(tmp_path / "f.parquet")) > 30
+
+
+def test_prices_in_dollars_explain_no_cost_in_another_currency():
+    """The list is in dollars; a cost in euros that has the same digits is not a list price."""
+    batch = usage_batch(input_tokens=1000, estimated_cost=Decimal("0.0025"))
+    assert [METERS[meter].name for meter in charges_of(usage_columns(batch, "EUR")[0]).meter] == ["Tokens"]
+    assert [METERS[meter].name for meter in charges_of(usage_columns(batch, "USD")[0]).meter] == ["Input Tokens"]

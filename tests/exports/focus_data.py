@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import date
 from decimal import Decimal
+from typing import Any
 
+import pyarrow as pa
+
+from tests.exports.export_rows import PERIOD
 from tests.warehouse_data import DAY, HOUR, connection, load, record
+from tokentra_dagster.exports.columns import schema_of
+from tokentra_dagster.exports.focus.rows import usage_request
+from tokentra_dagster.exports.request import ExportRequest
 from tokentra_dagster.warehouse.database import Database
 
 ALL_DAY = 24 * HOUR
@@ -51,3 +59,22 @@ def load_usage(database: Database) -> None:
         for n in range(2)
     ]
     load(database, gateway, requests, DAY, DAY + ALL_DAY, "1m")
+
+
+def usage_batch(**measures: Any) -> Any:
+    """One row of gpt-4o on 1 June, as the usage export gives it to FOCUS; tokens are input."""
+    columns = usage_request(ExportRequest("acme", PERIOD, profile="focus", dimensions=())).columns("USD")
+    tokens = measures.get("input_tokens")
+    values = {
+        "date": date(2026, 6, 1), "provider": "openai", "model": "gpt-4o", "total_tokens": tokens, "output_tokens": 0, "unpriced_tokens": 0,
+        "record_count": 1, **measures,
+    }  # fmt: skip
+    return pa.record_batch(
+        [
+            pa.array([values.get(column.name)]).cast(pa.string()).dictionary_encode()
+            if column.kind == "text"
+            else pa.array([values.get(column.name)], schema_of([column]).field(0).type)
+            for column in columns
+        ],
+        schema=schema_of(columns),
+    )
