@@ -82,6 +82,11 @@ def test_an_unknown_cost_is_split_by_tokens_and_stays_unknown():
     assert shown(charges_of(usage_of((10, 0, 0, 0), None, ())))[0][4] == "OtherCurrency"
 
 
+def test_an_unknown_cost_of_tokens_of_which_some_have_no_price_stays_whole():
+    """The others cost something in another currency: which kinds have no price cannot be told."""
+    assert shown(charges_of(usage_of((10, 0, 0, 5), None, (), unpriced=3))) == [("Tokens", 15, None, None, "Unpriced")]
+
+
 def test_a_cost_of_some_tokens_only_is_never_split_even_where_it_fits():
     assert shown(charges_of(usage_of((1000, 0, 0, 0), "0.0025", unpriced=500))) == [
         ("Tokens", 1000, Decimal("0.0025"), None, "PartlyUnpriced")

@@ -69,7 +69,8 @@ class XlsxWriter:
         try:
             self._book.close()
         except FileCreateError as error:
-            raise (error.__cause__ if isinstance(error.__cause__, OSError) else error) from None
+            # The library's own error around the system's, which says what is wrong and which callers know.
+            raise (error.args[0] if isinstance(error.args[0], OSError) else error) from None
 
     def abandon(self) -> None:
         """The library has no way to give up; its temporary files end with the workbook."""
