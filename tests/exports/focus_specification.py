@@ -1,8 +1,10 @@
 """What FOCUS says of the columns of Cost and Usage that a file of ours may have, by version; written from the specification.
 
-Source: github.com/FinOps-Open-Cost-and-Usage-Spec/FOCUS_Spec, tags v1.2 (specification/columns/*.md) and v1.4
-(specification/datasets/cost_and_usage/columns/*.md). Of 1.3: the v1.4 appendix "Version Migration Guidance", which lists what
-1.3 changed from 1.2 and 1.4 from 1.3. Column IDs cite the section of the same name.
+Sources. 1.2: github.com/FinOps-Open-Cost-and-Usage-Spec/FOCUS_Spec, tag v1.2, specification/columns and specification/attributes.
+1.3: the appendix "Version Migration Guidance" of 1.4, which lists what 1.3 changed from 1.2 and 1.4 from 1.3.
+1.4: its requirements as Microsoft's "FOCUS conformance full report" (2026-07-15) quotes them one by one from tag v1.4,
+specification/datasets/cost_and_usage. Allowed values are those of 1.2; the migration guidance names no change to them.
+Column IDs cite the section of the same name.
 """
 
 from __future__ import annotations
