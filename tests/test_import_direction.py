@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "build_evidence": {"warehouse"},
     "transform": {"build_evidence", "ingest", "quotas", "resources", "runtime", "settings", "warehouse"},
     "retention": {"resources", "settings", "transform", "warehouse"},
-    "exports": {"errors", "analytics", "providers", "secret_references", "settings", "usage_source", "warehouse"},
+    "exports": {"errors", "analytics", "price_list", "providers", "secret_references", "settings", "usage_source", "warehouse"},
     "analyses": {"analytics"},
     "charts": set(),
     "tables": {"analyses", "analytics"},

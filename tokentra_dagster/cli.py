@@ -10,6 +10,7 @@ import sys
 import click
 
 from tokentra_dagster.commands.analyze import analyze, report
+from tokentra_dagster.commands.exporting import export
 from tokentra_dagster.commands.look import doctor, summary
 from tokentra_dagster.commands.platform import database, demo, simulate, up
 from tokentra_dagster.commands.retention import retention
@@ -38,6 +39,7 @@ for command in (
     summary,
     analyze,
     report,
+    export,
     retention,
     doctor,
 ):

@@ -250,3 +250,10 @@ def test_a_writer_can_be_abandoned(tmp_path: Path, format: str):
     writer = open_writer(format, tmp_path / "u", COLUMNS, WriterOptions())
     writer.abandon()
     assert [file.name for file in tmp_path.iterdir()] == ["u"]
+
+
+def test_a_workbook_that_cannot_be_written_is_the_systems_error(tmp_path: Path):
+    writer = open_writer("xlsx", tmp_path / "u.xlsx", COLUMNS, WriterOptions())
+    (tmp_path / "u.xlsx").mkdir()
+    with pytest.raises(OSError, match="Is a directory"):
+        writer.close()

@@ -35,6 +35,11 @@ def asked(**changes: Any) -> ExportRequest:
         ({"users": "pseudonymised"}, "Pseudonymised users need a key; give user_key as env:NAME or file:PATH."),
         ({"user_key": "env:KEY"}, "A user_key is given but user identifiers are 'kept'; ask for 'pseudonymised', or give no key."),
         ({"users": "pseudonymised", "user_key": "hunter2"}, "The user_key must point at the key, as env:NAME or file:PATH"),
+        ({"profile": "finops"}, "The profile is 'finops'; it must be one of usage, focus."),
+        ({"profile": "focus", "focus_version": "0.5"}, "The FOCUS version is '0.5'; it must be one of 1.2, 1.3, 1.4."),
+        ({"profile": "focus", "granularity": "month"}, "The granularity of a FOCUS export is 'month'; it must be one of hour, day."),
+        ({"profile": "focus", "metrics": ["record_count"]}, "A FOCUS export has the specification's columns; leave the metrics out."),
+        ({"focus_version": "1.3"}, "The focus_version is '1.3', but the profile is 'usage'; ask for 'focus'."),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
@@ -75,6 +80,7 @@ def test_columns_of_users_follow_what_the_receiver_may_know():
     [
         ({}, "tokentra_usage_2026-06-01_to_2026-06-30_day.csv"),
         ({"compression": "gzip", "format": "jsonl"}, "tokentra_usage_2026-06-01_to_2026-06-30_day.jsonl.gz"),
+        ({"profile": "focus"}, "tokentra_focus-1.3_2026-06-01_to_2026-06-30_day.csv"),
         ({"format": "parquet", "granularity": "hour"}, "tokentra_usage_2026-06-01_to_2026-06-30_hour.parquet"),
     ],
     ids=str,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-Kind = Literal["time", "date", "text", "count", "money", "ratio"]
+Kind = Literal["time", "date", "text", "count", "quantity", "money", "ratio"]
 Names = Literal["friendly", "raw"]
 
 TYPES: dict[Kind, Any] = {
@@ -16,6 +16,8 @@ TYPES: dict[Kind, Any] = {
     "date": pa.date32(),
     "text": pa.dictionary(pa.int32(), pa.string()),
     "count": pa.int64(),
+    # Counts, and counts in millions.
+    "quantity": pa.decimal128(38, 6),
     # The scale of raw.usage_records.estimated_cost: every sum of it is exact.
     "money": pa.decimal128(38, 12),
     "ratio": pa.float64(),

@@ -12,6 +12,7 @@ import psycopg
 
 from tokentra_dagster.errors import TokenTraError
 from tokentra_dagster.exports.columns import TYPES, Column
+from tokentra_dagster.exports.focus.rows import FocusReader, usage_request
 from tokentra_dagster.exports.manifest import Freshness, Manifest, ManifestColumn, content_hash, read_freshness
 from tokentra_dagster.exports.pseudonyms import pseudonym, read_key
 from tokentra_dagster.exports.request import ExportRequest
@@ -38,7 +39,12 @@ def export(database: Database, request: ExportRequest, path: Path) -> Manifest:
         org_id = organization_id(connection, request.organization)
         organization, currency = _organization(connection, org_id)
         freshness = read_freshness(connection, org_id, request.period)
-        reader = RowReader(database, connection, org_id, request, currency, key)
+        reader: RowReader | FocusReader
+        if request.profile == "focus":
+            usage = RowReader(database, connection, org_id, usage_request(request), currency, key)
+            reader = FocusReader(usage, request, organization, org_id, currency)
+        else:
+            reader = RowReader(database, connection, org_id, request, currency, key)
         shown = shown_filters(request, key)
         try:
             writer = open_writer(request.format, unfinished, reader.columns, options)
@@ -58,6 +64,8 @@ def export(database: Database, request: ExportRequest, path: Path) -> Manifest:
                 compression=options.compression,
                 size_bytes=unfinished.stat().st_size,
                 sha256=content_hash(unfinished),
+                profile=request.profile,
+                focus_version=request.focus_version,
                 organization=organization,
                 organization_id=org_id,
                 period=request.period,
@@ -91,6 +99,7 @@ def metadata_of(
     newest = freshness.newest_sync
     return {
         "Export Date": iso(created_at),
+        **({"FOCUS Version": request.focus_version} if request.focus_version else {}),
         "Organization": organization,
         "Start Date": iso(request.period.start),
         "End Date": f"{iso(request.period.end)} (not included)",
@@ -99,7 +108,7 @@ def metadata_of(
         "Currency": currency,
         "Total Rows": str(totals.row_count),
         "Dimensions": ", ".join(request.grouping),
-        "Metrics": ", ".join(request.metrics),
+        **({} if request.focus_version else {"Metrics": ", ".join(request.metrics)}),
         "Filters": "; ".join(f"{name} = {_listed(values)}" for name, values in filters.items()) or "none",
         "User Identifiers": request.users.replace("_", " "),
         "Newest Sync": iso(newest.completed_at) if newest else "none",

@@ -99,6 +99,8 @@ class Manifest:
     freshness: Freshness
     created_at: datetime
     version: int = VERSION
+    profile: str = "usage"
+    focus_version: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values: moments and days in ISO 8601, money as text with all its digits."""

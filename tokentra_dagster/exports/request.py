@@ -18,6 +18,8 @@ from tokentra_dagster.exports.columns import (
     Column,
     Names,
 )
+from tokentra_dagster.exports.focus.columns import DEFAULT_VERSION, VERSIONS, focus_columns
+from tokentra_dagster.exports.focus.columns import GRANULARITIES as FOCUS_GRANULARITIES
 
 COMPRESSIONS = {
     "csv": ("none", "gzip", "zstd"),
@@ -32,6 +34,7 @@ SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst"}
 GRANULARITIES = tuple(BUCKETS)
 SPECIFICATION_GRANULARITIES = {"hourly": "hour", "daily": "day", "monthly": "month"}
 COLUMN_NAMES = ("friendly", "raw")
+PROFILES = ("usage", "focus")
 USER_IDENTIFIERS = ("kept", "left_out", "pseudonymised")
 
 
@@ -41,7 +44,8 @@ class ExportRequest:
 
     `organization` is a name or an id. `filters` keeps usage whose dimension has one of the values (identifiers, or names where
     people gave one; None is usage without a value). `compression` None is the usual one of the format. `user_key` points at the
-    key of pseudonyms, `env:NAME` or `file:PATH`.
+    key of pseudonyms, `env:NAME` or `file:PATH`. `profile` "focus" is the FinOps Open Cost and Usage Specification, by hours or
+    days, in one of `VERSIONS` (None: the usual one); it has columns of its own, so it takes no metrics and no names.
     """
 
     organization: str
@@ -56,11 +60,15 @@ class ExportRequest:
     include_metadata: bool = False
     users: str = "kept"
     user_key: str | None = None
+    profile: str = "usage"
+    focus_version: str | None = None
 
     def __post_init__(self) -> None:
+        _one_of("profile", self.profile, PROFILES)
         _one_of("format", self.format, FORMATS)
         object.__setattr__(self, "granularity", SPECIFICATION_GRANULARITIES.get(self.granularity, self.granularity))
         _one_of("granularity", self.granularity, GRANULARITIES)
+        self._check_focus()
         allowed = COMPRESSIONS[self.format]
         object.__setattr__(self, "compression", allowed[0] if self.compression is None else self.compression)
         _one_of(f"compression of {self.format}", self.compression, allowed)
@@ -88,6 +96,20 @@ class ExportRequest:
         if self.user_key and not self.user_key.startswith(("env:", "file:")):
             raise UsageError("The user_key must point at the key, as env:NAME or file:PATH; it is never the key itself.")
 
+    def _check_focus(self) -> None:
+        if self.profile != "focus":
+            if self.focus_version is not None:
+                raise UsageError(
+                    f"The focus_version is {self.focus_version!r}, but the profile is {self.profile!r}; ask for 'focus'."
+                )
+            return
+        if self.focus_version is None:
+            object.__setattr__(self, "focus_version", DEFAULT_VERSION)
+        _one_of("FOCUS version", self.focus_version, VERSIONS)
+        _one_of("granularity of a FOCUS export", self.granularity, FOCUS_GRANULARITIES)
+        if tuple(self.metrics) != DEFAULT_METRICS:
+            raise UsageError("A FOCUS export has the specification's columns; leave the metrics out.")
+
     @property
     def grouping(self) -> tuple[str, ...]:
         """The dimensions that rows are made of: users that are left out are summed."""
@@ -95,6 +117,8 @@ class ExportRequest:
 
     def columns(self, currency: str) -> list[Column]:
         """In the order of the file: bucket, dimensions, metrics. A pseudonym stands alone, without the user's name."""
+        if self.profile == "focus" and self.focus_version:
+            return focus_columns(self.focus_version, self.grouping, currency, user_names=self.users == "kept")
         found = [BUCKETS[self.granularity]]
         for dimension in self.grouping:
             columns = DIMENSION_COLUMNS[dimension]
@@ -108,10 +132,12 @@ class ExportRequest:
 
     @property
     def file_name(self) -> str:
-        """`tokentra_usage_<first day>_to_<last day>_<granularity>.<format>`, with the suffix of what compresses the whole file."""
+        """`tokentra_usage_<first day>_to_<last day>_<granularity>.<format>`, with the suffix of what compresses the whole file;
+        `tokentra_focus-<version>_...` of that profile."""
         last = self.period.end - timedelta(microseconds=1)
         suffix = "" if self.format in ("parquet", "xlsx") else SUFFIXES[self.compression or "none"]
-        return f"tokentra_usage_{self.period.start:%Y-%m-%d}_to_{last:%Y-%m-%d}_{self.granularity}.{self.format}{suffix}"
+        what = f"focus-{self.focus_version}" if self.profile == "focus" else "usage"
+        return f"tokentra_{what}_{self.period.start:%Y-%m-%d}_to_{last:%Y-%m-%d}_{self.granularity}.{self.format}{suffix}"
 
 
 def _one_of(name: str, value: str | None, allowed: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from tokentra_dagster.usage_source import NAMES
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import Connection
 
-ALWAYS_COUNTED = ("total_tokens", "record_count")
+ALWAYS_COUNTED = ("total_tokens", "unpriced_tokens", "record_count")
 """Totals of these are known of every export, in the file or not."""
 PEOPLE_NAME = ("team", "project", "cost_center")
 MEASURES = "cache_creation_tokens, success_count"

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import xlsxwriter
+from xlsxwriter.exceptions import FileCreateError
 
 from tokentra_dagster.exports.columns import Column, Kind
 from tokentra_dagster.exports.text import FORMULA_STARTS
@@ -65,7 +66,11 @@ class XlsxWriter:
                 form = self._bold if row == 0 else self._text_only if value.startswith(FORMULA_STARTS) else None
                 sheet.write_string(row, 0, name, self._bold if row == 0 else None)
                 sheet.write_string(row, 1, value[:LONGEST_TEXT], form)
-        self._book.close()
+        try:
+            self._book.close()
+        except FileCreateError as error:
+            # The library's own error around the system's, which says what is wrong and which callers know.
+            raise (error.args[0] if isinstance(error.args[0], OSError) else error) from None
 
     def abandon(self) -> None:
         """The library has no way to give up; its temporary files end with the workbook."""
