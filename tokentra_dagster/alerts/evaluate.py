@@ -30,8 +30,8 @@ from tokentra_dagster.warehouse.directory import Connection
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    projection: ProjectionRule = ProjectionRule()
-    events: EventRules = EventRules()
+    projection: ProjectionRule = field(default_factory=ProjectionRule)
+    events: EventRules = field(default_factory=EventRules)
 
 
 @dataclass(slots=True)
@@ -60,7 +60,9 @@ def evaluate(database: Database, now: datetime | None = None, rules: Rules | Non
                     lock_evaluation(db)
                     raised, changed = source(db, now or datetime.now(UTC), rules or Rules())
             except psycopg.Error as error:
-                found.errors.append(f"{name}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}")
+                found.errors.append(
+                    f"{name}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
+                )
             else:
                 found.raised += raised
                 found.changed += changed
@@ -100,7 +102,9 @@ def _anomalies(db: Connection, now: datetime, rules: Rules) -> tuple[list[Raised
     earliest = min((insight.starts_at for insight in insights), default=now)
     known = [one.alert for one in read(db, "a.kind = 'anomaly' AND a.period_end >= %(earliest)s", earliest=earliest)]
     raised = raise_alerts(db, anomaly_alerts(insights, known, now, rules.events))
-    past = [one.id for one in read(db, "a.kind = 'anomaly' AND a.resolved_at IS NULL AND a.period_end < %(oldest)s", oldest=oldest)]
+    past = [
+        one.id for one in read(db, "a.kind = 'anomaly' AND a.resolved_at IS NULL AND a.period_end < %(oldest)s", oldest=oldest)
+    ]
     resolve(db, past, now)
     return raised, len(past)
 

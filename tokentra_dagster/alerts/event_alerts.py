@@ -157,5 +157,9 @@ def run_alert(run: FailedRun, open_since: Sequence[tuple[datetime, datetime]] = 
             f"Run {run.run_id} failed at {moment(run.failed_at)}{steps}: {clipped(run.error, LONGEST_TEXT)} "
             "The Dagster UI shows its log under Runs; run it again there once the cause is mended."
         ),
-        details={"run_id": run.run_id, "job": clipped(run.job, LONGEST_TITLE), "steps": [name_of(step) for step in run.steps[:20]]},
+        details={
+            "run_id": run.run_id,
+            "job": clipped(run.job, LONGEST_TITLE),
+            "steps": [name_of(step) for step in run.steps[:20]],
+        },
     )

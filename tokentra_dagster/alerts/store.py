@@ -109,7 +109,9 @@ def find(db: Connection, identifier: str) -> Raised:
     if len(found) == 1:
         return found[0]
     if found:
-        raise UsageError(f"Several alerts' ids begin with {identifier}; give more: {', '.join(str(one.id) for one in found[:5])}.")
+        raise UsageError(
+            f"Several alerts' ids begin with {identifier}; give more: {', '.join(str(one.id) for one in found[:5])}."
+        )
     raise UsageError(f"No alert has the id {identifier}; `tokentra alerts history` lists them.")
 
 
