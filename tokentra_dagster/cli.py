@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from tokentra_dagster.commands.alerts import alerts
 from tokentra_dagster.commands.analyze import analyze, report
 from tokentra_dagster.commands.look import doctor, summary
 from tokentra_dagster.commands.platform import database, demo, simulate, up
@@ -38,6 +39,7 @@ for command in (
     summary,
     analyze,
     report,
+    alerts,
     retention,
     doctor,
 ):
