@@ -151,12 +151,14 @@ def _sentences(status: QuotaStatus, kind: str) -> list[str]:
     limits = sorted(status.limits, key=lambda one: -(_share(one, kind) or -1.0))
     said = []
     for one in limits:
-        used = "an unknown number" if one.used is None else f"{one.used:,}"
+        if one.used is None:
+            said.append(f"{one.measure.capitalize()} are unknown; the limit is {one.limit:,}.")
+            continue
         share = "" if one.used_pct is None else f" ({one.used_pct:.1f} %)"
         ahead = ""
         if kind == "quota_projected" and one.projected is not None:
             ahead = f", {one.projected:,} by the end of the period at this rate"
-        said.append(f"{used} of {one.limit:,} {one.measure}{share}{ahead}.")
+        said.append(f"{one.used:,} of {one.limit:,} {one.measure}{share}{ahead}.")
     said.append(f"The period is {moment(status.period_start)} to {moment(status.period_end)}.")
     if status.data_until:
         said.append(f"Usage is known up to {moment(status.data_until)}.")

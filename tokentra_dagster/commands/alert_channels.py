@@ -69,11 +69,13 @@ def list_(as_json: bool) -> None:
     if as_json:
         echo_json(rows)
         return
+    from rich.markup import escape
+
     columns = [("channel", False), ("kind", False), ("active", False), ("from", False), ("sent", True), ("waiting", True), ("failed", True), ("error", False)]  # fmt: skip
     echo_table(
         "Channels", columns,
-        ([r["channel"], r["kind"], "yes" if r["active"] else "no", r["least_severity"], f"{r['sent']:,}", f"{r['waiting']:,}",
-          f"{r['failed']:,}", r["error"] or ""] for r in rows),
+        ([escape(r["channel"]), r["kind"], "yes" if r["active"] else "no", r["least_severity"], f"{r['sent']:,}", f"{r['waiting']:,}",
+          f"{r['failed']:,}", escape(r["error"] or "")] for r in rows),
     )  # fmt: skip
 
 
