@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "transform": {"build_evidence", "ingest", "quotas", "resources", "runtime", "settings", "warehouse"},
     "retention": {"resources", "settings", "transform", "warehouse"},
     "exports": {"errors", "analytics", "price_list", "providers", "secret_references", "settings", "usage_source", "warehouse"},
+    "alerts": {"errors", "exports", "resources", "secret_references", "settings", "warehouse"},
     "analyses": {"analytics"},
     "charts": set(),
     "tables": {"analyses", "analytics"},
@@ -54,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
         "warehouse",
     },
     "report": {"analyses", "analytics", "charts", "figures", "tables"},
-    "definitions": {"analytics_assets", "ingest", "realtime", "resources", "retention", "settings", "transform"},
+    "definitions": {"alerts", "analytics_assets", "ingest", "realtime", "resources", "retention", "settings", "transform"},
     "runs": {"errors", "settings", "ingest", "definitions"},
     "platform": {"errors", "runtime", "settings", "transform", "warehouse"},
 }

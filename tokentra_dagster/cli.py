@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from tokentra_dagster.commands.alerts import alerts
 from tokentra_dagster.commands.analyze import analyze, report
 from tokentra_dagster.commands.exporting import export
 from tokentra_dagster.commands.look import doctor, summary
@@ -40,6 +41,7 @@ for command in (
     analyze,
     report,
     export,
+    alerts,
     retention,
     doctor,
 ):

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from tokentra_dagster.alerts.assets import alerts, alerts_job, alerts_schedule, alerts_sensor, failed_runs
 from tokentra_dagster.analytics_assets import DAILY, analytics
 
 # As a module: Dagster refuses two Definitions under names of this one.
@@ -31,17 +32,18 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     """Everything Dagster knows of us. `overrides` replaces resources by name, for tests."""
     models, dbt = dbt_definitions(Settings.from_environment())
     return dg.Definitions(
-        assets=[*(ingest.raw_layer.assets or ()), usage_events, models, analytics],
+        assets=[*(ingest.raw_layer.assets or ()), usage_events, models, analytics, alerts],
         jobs=[
             *(ingest.raw_layer.jobs or ()),
             flush_job,
             retention_job,
+            alerts_job,
             dg.define_asset_job("build_job", selection=dg.AssetSelection.assets(models)),
             dg.define_asset_job("analytics_job", selection=dg.AssetSelection.assets(analytics), partitions_def=DAILY),
         ],
         asset_checks=ingest.raw_layer.asset_checks,
-        schedules=[*(ingest.raw_layer.schedules or ()), flush_schedule, retention_schedule],
-        sensors=[AUTOMATION],
+        schedules=[*(ingest.raw_layer.schedules or ()), flush_schedule, retention_schedule, alerts_schedule],
+        sensors=[AUTOMATION, alerts_sensor, failed_runs],
         resources={"warehouse": Warehouse(), "dbt": dbt, **(overrides or {})},
     )
 

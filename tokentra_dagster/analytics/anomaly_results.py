@@ -153,6 +153,7 @@ def _insight(anomaly: Anomaly, others: Sequence[Anomaly], currency: str) -> Insi
         " ".join(sentences), anomaly.measure, anomaly.dimension, anomaly.dimension_value,
         round(actual - expected) if anomaly.measure == "tokens" else None,
         None if anomaly.impact_share is None else anomaly.impact_share * 100,
+        anomaly.start, anomaly.end, anomaly.direction,
     )  # fmt: skip
 
 

@@ -108,7 +108,10 @@ Priority = Literal["low", "medium", "high", "critical"]
 
 @dataclass(frozen=True, slots=True)
 class InsightRow:
-    """One line of `analytics.insights`: something that a person should know. `kind`: the specification's `type`."""
+    """One line of `analytics.insights`: something that a person should know. `kind`: the specification's `type`.
+
+    `starts_at`, `ends_at` (excluded) and `direction` (spike or drop): of an event, e.g. an anomaly; None: of the whole period.
+    """
 
     kind: str
     severity: Severity
@@ -119,6 +122,9 @@ class InsightRow:
     dimension_value: str | None = None
     impact_tokens: int | None = None
     impact_pct: float | None = None
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
+    direction: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokentra_dagster.errors import UsageError
+from tokentra_dagster.exports.destinations.base import Retries
 from tokentra_dagster.secret_references import is_reference
 
 _CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -109,6 +110,14 @@ class Fields:
         if not path.is_file():
             raise self.wrong(name, f"is {str(path)!r}; there is no such file")
         return path
+
+    def retries(self) -> Retries:
+        """The settings `attempts`, `first_pause_seconds` and `longest_pause_seconds`, which every sender takes."""
+        return Retries(
+            attempts=self.whole("attempts", 4, 1, 10),
+            first_pause=self.number("first_pause_seconds", 1.0, 0, 60),
+            longest_pause=self.number("longest_pause_seconds", 60.0, 0, 600),
+        )
 
     def wrong(self, name: str, problem: str) -> UsageError:
         return UsageError(f"{self.kind}: the setting {name} {problem}.")

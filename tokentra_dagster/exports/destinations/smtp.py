@@ -100,11 +100,7 @@ class Mailbox:
             password=password,
             attach_bytes=fields.whole("attach_bytes", 10_000_000, 0, 100_000_000),
             timeout_seconds=fields.number("timeout_seconds", 60.0, 0.1, 600),
-            retries=Retries(
-                attempts=fields.whole("attempts", 4, 1, 10),
-                first_pause=fields.number("first_pause_seconds", 1.0, 0, 60),
-                longest_pause=fields.number("longest_pause_seconds", 60.0, 0, 600),
-            ),
+            retries=fields.retries(),
             ca_file=fields.file("ca_file"),
         )
 
