@@ -77,8 +77,10 @@ def anomaly_alerts(
         if insight.ends_at < oldest or insight.starts_at >= insight.ends_at:
             continue
         alert = _anomaly(insight)
-        if not any(_same_event(alert, other) for other in (*seen, *found)):
+        if not any(_same_event(alert, other) for other in seen):
             found.append(alert)
+        # Also where it is known: found longer than before, it covers shorter ones that follow.
+        seen.append(alert)
     return found
 
 
