@@ -77,8 +77,10 @@ def anomaly_alerts(
         if insight.ends_at < oldest or insight.starts_at >= insight.ends_at:
             continue
         alert = _anomaly(insight)
-        if not any(_same_event(alert, other) for other in (*seen, *found)):
+        if not any(_same_event(alert, other) for other in seen):
             found.append(alert)
+        # As it is known now it may be longer, and another window tells only a part of it.
+        seen.append(alert)
     return found
 
 
