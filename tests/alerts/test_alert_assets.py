@@ -102,7 +102,7 @@ def nightly_job_mended() -> None:
 
 @dg.asset
 def broken_asset() -> None:
-    raise RuntimeError("broken")
+    raise dg.Failure("No connection is named nothing.")
 
 
 def told(warehouse: Warehouse, instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> None:
@@ -138,7 +138,11 @@ def test_runs_of_assets_without_a_job_are_told_by_their_steps(database, warehous
     with dg.DagsterInstance.ephemeral() as instance:
         job = dg.Definitions(assets=[broken_asset]).resolve_implicit_global_asset_job_def()
         told(warehouse, instance, job.execute_in_process(instance=instance, raise_on_error=False))
-    assert one(database, "SELECT subject FROM app.alerts") == "assets of broken_asset"
+    (row,) = rows(database, "SELECT subject, body FROM app.alerts")
+    assert (
+        row["subject"] == "assets of broken_asset"
+        and "in broken_asset: No connection is named nothing. The Dagster UI" in row["body"]
+    )
 
 
 def test_definitions_start_the_schedule_and_the_sensors_by_themselves():

@@ -70,6 +70,13 @@ def evaluate(database: Database, now: datetime | None = None, rules: Rules | Non
     return found
 
 
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (
+        lines[0] if isinstance(error, psycopg.Error) and lines else f"{type(error).__name__} {lines[0] if lines else ''}".strip()
+    )
+
+
 def _quotas(db: Connection, now: datetime, rules: Rules) -> tuple[list[Raised], int]:
     built = db.execute("SELECT to_regclass('marts.quota_status') IS NOT NULL AS it_is").fetchone()
     if not built or not built["it_is"]:
