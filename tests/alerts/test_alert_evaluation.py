@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 from uuid import UUID
 
+import psycopg
 import pytest
 
 from tests.alerts.alert_data import HERE, alert, raise_, titles, webhook
@@ -20,6 +22,10 @@ from tokentra_dagster.analytics_store import Findings, store
 from tokentra_dagster.errors import PermanentError, TransientError, UsageError
 from tokentra_dagster.ingest.load import load_window
 from tokentra_dagster.ingest.windows import aligned
+from tokentra_dagster.settings import RetentionDays
+from tokentra_dagster.warehouse.access import grant_reader, revoke_reader
+from tokentra_dagster.warehouse.database import Database
+from tokentra_dagster.warehouse.retention import expire, preview
 
 
 def fails(database, row, error: Exception | None = None) -> None:
@@ -189,3 +195,50 @@ def test_an_id_that_is_none_or_several_is_said(database, acme):
         for text, words in (("0000", "Several"), ("abcd", "No alert"), ("%", "four characters"), ("____", "four characters")):
             with pytest.raises(UsageError, match=words):
                 find(db, text)
+
+
+def test_retention_takes_old_alerts_with_their_deliveries_and_leaves_what_could_be_raised_anew(
+    database, acme, receiver, authority
+):
+    """Four hundred days on: one that holds, one whose period lasts, and a new one stay."""
+    webhook(database, receiver, authority)
+    now = datetime.now(UTC)
+    _, holds, lasts, new = raise_(database, *(alert(n, acme) for n in range(4)))
+    deliver(database, HERE)
+    with database.connect() as db:
+        db.execute(
+            "UPDATE app.alerts SET raised_at = %s, last_seen_at = %s WHERE id <> %s", [*[now - timedelta(days=402)] * 2, new.id]
+        )
+        db.execute("UPDATE app.alerts SET resolved_at = raised_at WHERE id <> %s", [holds.id])
+        db.execute(
+            "UPDATE app.alerts SET period_start = raised_at, period_end = raised_at + interval '1 day' WHERE id <> %s", [lasts.id]
+        )
+        db.execute(
+            "UPDATE app.alerts SET period_start = raised_at, period_end = now() + interval '1 day' WHERE id = %s", [lasts.id]
+        )
+    rules = RetentionDays(None, None, None, None)
+    assert [(gone.what, gone.rows) for gone in preview(database, rules, [], now).removed] == [("alerts", 1)]
+    assert [(gone.what, gone.rows) for gone in expire(database, rules, [], now).removed] == [("alerts", 1)]
+    assert {row["id"] for row in rows(database, "SELECT id FROM app.alerts")} == {holds.id, lasts.id, new.id}
+    assert one(database, "SELECT count(*) FROM app.alert_deliveries") == 3
+    assert preview(database, RetentionDays(None, None, None, None, None), [], now + timedelta(days=9999)).removed == []
+
+
+def test_a_reader_sees_its_organisations_alerts_without_the_texts_of_errors(database, acme, globex):
+    raise_(database, alert(1, acme), alert(2, globex), alert(3, None, kind="failed_run"))
+    name = f"alert_reader_{database.parts['dbname']}"
+    with database.connect() as db:
+        grant_reader(db, name, organizations=["acme"], password="p")
+    parts = urlsplit(database.url)
+    reader = Database(f"postgresql://{name}:p@{parts.hostname}:{parts.port}{parts.path}")
+    try:
+        assert [row["title"] for row in rows(reader, "SELECT title FROM app.alerts")] == ["Quota q1 is exceeded"]
+        for statement in (
+            "SELECT body FROM app.alerts", "SELECT details FROM app.alerts", "SELECT * FROM app.alert_channels", "SELECT * FROM app.alert_snoozes",
+            "SELECT * FROM app.alert_deliveries", "UPDATE app.alerts SET resolved_at = now()", "DELETE FROM app.alerts",
+        ):  # fmt: skip
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                rows(reader, statement)
+    finally:
+        with database.connect() as db:
+            revoke_reader(db, name)

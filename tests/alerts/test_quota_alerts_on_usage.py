@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from tests.dbt.conftest import MODELS_ONLY, build, database, dbt_target  # noqa: F401 - fixtures of dbt's tests
-from tests.quota_data import quota
+from tests.quota_data import change, quota
 from tests.warehouse_data import DAY, HOUR, connection, load, one, record, rows
 from tokentra_dagster.alerts.evaluate import evaluate
 
@@ -75,7 +75,6 @@ def test_a_quota_is_told_once_per_level_and_period_through_restatements(database
     assert state(database) == {"quota_exceeded": False, "quota_projected": False}, "the old one is over"
     assert one(database, "SELECT count(*) FROM app.alerts WHERE resolved_at IS NULL") == 1
 
-    with database.connect() as db:
-        db.execute("UPDATE usage_quotas SET is_active = false WHERE id = %s", [first])
-    assert raised(database, DAY + 25 * HOUR) == []
+    change(database, first, DAY + 25 * HOUR, is_active=False)
+    assert raised(database, DAY + 26 * HOUR) == []
     assert one(database, "SELECT count(*) FROM app.alerts WHERE resolved_at IS NULL") == 0

@@ -22,7 +22,7 @@ from tokentra_dagster.alerts.event_alerts import (
     run_alert,
     sync_alerts,
 )
-from tokentra_dagster.alerts.quota_alerts import ProjectionRule, QuotaStatus, holding, news
+from tokentra_dagster.alerts.quota_alerts import ProjectionRule, QuotaStatus, holding, news, uncovered
 from tokentra_dagster.alerts.store import Raised, keep_current, lock_evaluation, raise_alerts, read, resolve
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import Connection
@@ -70,6 +70,13 @@ def evaluate(database: Database, now: datetime | None = None, rules: Rules | Non
     return found
 
 
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (
+        lines[0] if isinstance(error, psycopg.Error) and lines else f"{type(error).__name__} {lines[0] if lines else ''}".strip()
+    )
+
+
 def _quotas(db: Connection, now: datetime, rules: Rules) -> tuple[list[Raised], int]:
     built = db.execute("SELECT to_regclass('marts.quota_status') IS NOT NULL AS it_is").fetchone()
     if not built or not built["it_is"]:
@@ -83,8 +90,10 @@ def _quotas(db: Connection, now: datetime, rules: Rules) -> tuple[list[Raised], 
         kinds=list(QUOTA_KINDS), subjects=[alert.subject for alert in holds],
         earliest=min((alert.period_start for alert in holds), default=now),
     )  # fmt: skip
-    raised = raise_alerts(db, news(holds, {one.alert.key for one in known}))
-    return raised, keep_current(db, QUOTA_KINDS, {alert.key for alert in holds}, now)
+    keys = {one.alert.key for one in known}
+    raised = raise_alerts(db, news(holds, keys))
+    keys |= {one.alert.key for one in raised}
+    return raised, keep_current(db, QUOTA_KINDS, {alert.key for alert in uncovered(holds, keys)}, now)
 
 
 # Newest analysis first, so that an event is told as it is known last.

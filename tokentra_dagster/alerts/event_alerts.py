@@ -79,7 +79,7 @@ def anomaly_alerts(
         alert = _anomaly(insight)
         if not any(_same_event(alert, other) for other in seen):
             found.append(alert)
-        # Also where it is known: found longer than before, it covers shorter ones that follow.
+        # As it is known now it may be longer, and another window tells only a part of it.
         seen.append(alert)
     return found
 

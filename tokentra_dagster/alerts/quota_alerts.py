@@ -105,14 +105,23 @@ def holding(statuses: Iterable[QuotaStatus], rule: ProjectionRule | None = None)
 
 def news(holds: Iterable[Alert], raised: Collection[Key]) -> list[Alert]:
     """Those that are above what was raised about the same quota in the same period; a projection only before it has come true."""
-    return [alert for alert in holds if not any((alert.org_id, kind, alert.subject, alert.period_start) in raised for kind in _covering(alert.kind))]  # fmt: skip
+    return [alert for alert in holds if alert.key not in raised and not _is_covered(alert, raised)]
+
+
+def uncovered(holds: Iterable[Alert], raised: Collection[Key]) -> list[Alert]:
+    """What holds and is not below what was raised: after "exceeded", usage that was restated to the warning is told by neither."""
+    return [alert for alert in holds if not _is_covered(alert, raised)]
+
+
+def _is_covered(alert: Alert, raised: Collection[Key]) -> bool:
+    return any((alert.org_id, kind, alert.subject, alert.period_start) in raised for kind in _covering(alert.kind))
 
 
 def _covering(kind: str) -> list[str]:
-    """The kinds of alert after which this one is no news."""
+    """The other kinds of alert after which this one is no news."""
     if kind == "quota_projected":
-        return ["quota_projected", "quota_exceeded"]
-    return [other for other, level in QUOTA_LEVELS.items() if level >= QUOTA_LEVELS[kind]]
+        return ["quota_exceeded"]
+    return [other for other, level in QUOTA_LEVELS.items() if level > QUOTA_LEVELS[kind]]
 
 
 def _believed(status: QuotaStatus, rule: ProjectionRule) -> bool:

@@ -108,7 +108,7 @@ def ack(alert_id: str, note: str | None, by: str | None) -> None:
     from tokentra_dagster.alerts.store import acknowledge
 
     with open_database().connect() as db:
-        one, new = acknowledge(db, alert_id, by or getpass.getuser(), note)
+        one, new = acknowledge(db, alert_id, by or _login(), note)
     click.echo(
         f"Acknowledged: {one.alert.title}" if new else f"Acknowledged already, by {one.acknowledged_by}: {one.alert.title}"
     )
@@ -146,7 +146,7 @@ def snooze(alert_id: str | None, org_name: str | None, quota: str | None, kind: 
         raise click.BadParameter(f"{end:%Y-%m-%d %H:%M} UTC is over", param_hint="--until")
     with open_database().connect() as db:
         org_id, chosen, subject, what = _subject(db, alert_id, org_name, quota, kind)
-        snooze_(db, org_id, chosen, subject, end, getpass.getuser(), note)
+        snooze_(db, org_id, chosen, subject, end, _login(), note)
     click.echo(f"Quiet until {end:%Y-%m-%d %H:%M} UTC: {what}")
 
 
@@ -195,6 +195,13 @@ def allowances() -> Allowances:
 
     chosen = settings()
     return Allowances(chosen.delivery_plain_text, chosen.delivery_private_targets)
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"
 
 
 def _subject(db: Any, alert_id: str | None, org_name: str | None, quota: str | None, kind: str | None) -> tuple[Any, str | None, str | None, str]:  # fmt: skip
