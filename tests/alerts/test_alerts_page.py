@@ -58,10 +58,9 @@ def test_every_command_of_the_page_runs(database, tokentra, receiver, authority)
         if "ALERT" in arguments:
             arguments[arguments.index("ALERT")] = str(one(database, "SELECT id FROM app.alerts"))[:8]
         said[line] = tokentra(*arguments)
-    assert (
-        chat is not None
-        and [post["text"] for post in chat.posts] == ["[critical] acme: Usage of acme/openai is not being synced"] * 1
-    ), "the operators' post; the hook answers Slack's way, finance's mail server is not there"
+    assert chat is not None and [post["text"] for post in chat.posts] == [
+        "[critical] acme: Usage of acme/openai is not being synced"
+    ], "the operators' post; the hook answers Slack's way, finance's mail server is not there"
     assert "sent to https://localhost" in said["tokentra alerts channels test acme/pager"]
     assert "Would be raised" in said["tokentra alerts evaluate --dry-run"] and "operators/operations: 1 alert sent" in said["tokentra alerts evaluate"]  # fmt: skip
     assert "failed_sync" not in said["tokentra alerts list"] and "acme" in said["tokentra alerts list"]

@@ -30,12 +30,6 @@ FORGOTTEN_AFTER = timedelta(days=7)
 LONGEST_CELL = 300
 
 
-def allowances() -> Allowances:
-    """What the operator's settings allow."""
-    settings = Settings.from_environment()
-    return Allowances(settings.delivery_plain_text, settings.delivery_private_targets)
-
-
 def evidence(found: Evaluation, attempts: Sequence[Attempt]) -> dict[str, Any]:
     """Metadata a person would look at: what was raised, and what came of sending it."""
     raised = ["| severity | organisation | kind | alert |", "|---|---|---|---|"]
@@ -74,7 +68,7 @@ def alerts(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.Materi
     database = warehouse.database()
     resolve_runs(database, context.instance)
     found = evaluate(database)
-    attempts = deliver(database, allowances())
+    attempts = deliver(database, Allowances.of(Settings.from_environment()))
     for attempt in attempts:
         if attempt.status != "sent":
             context.log.warning(f"{attempt.channel}: {attempt.status}: {attempt.says}")

@@ -18,7 +18,7 @@ from tokentra_dagster.exports.destinations.slack import SlackWebhook
 from tokentra_dagster.exports.destinations.smtp import Mailbox
 from tokentra_dagster.exports.destinations.webhook import Webhook
 from tokentra_dagster.secret_references import is_reference, resolve_secret
-from tokentra_dagster.warehouse.directory import Connection, organization_id
+from tokentra_dagster.warehouse.directory import Connection, one_named, organization_id
 
 CHANNEL_KINDS = ("email", "webhook", "slack")
 _FILES = ("store", "attach_bytes", "attachBytes")
@@ -115,18 +115,7 @@ def channels(db: Connection, *, active_only: bool = False) -> list[Channel]:
 
 def find_channel(db: Connection, name: str) -> Channel:
     """By `ORG/NAME` or `operators/NAME`, by name where it is the only one, or by id. Raises `UsageError` that lists them."""
-    everyone = channels(db)
-    found = [c for c in everyone if name in (c.label, str(c.id))] or [c for c in everyone if c.name == name]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UsageError(f"Several have a channel {name!r}; say which: {', '.join(c.label for c in found)}.")
-    there = (
-        f"There are: {', '.join(c.label for c in everyone)}."
-        if everyone
-        else "There is none: run `tokentra alerts channels add`."
-    )
-    raise UsageError(f"No channel is named {name!r}. {there}")
+    return one_named(channels(db), name, what="channel", owners="Several", add="tokentra alerts channels add")
 
 
 def set_active(db: Connection, name: str, active: bool) -> Channel:

@@ -60,9 +60,7 @@ def evaluate(database: Database, now: datetime | None = None, rules: Rules | Non
                     lock_evaluation(db)
                     raised, changed = source(db, now or datetime.now(UTC), rules or Rules())
             except psycopg.Error as error:
-                found.errors.append(
-                    f"{name}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
-                )
+                found.errors.append(f"{name}: {_first_line(error)}")
             else:
                 found.raised += raised
                 found.changed += changed
@@ -71,10 +69,7 @@ def evaluate(database: Database, now: datetime | None = None, rules: Rules | Non
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (
-        lines[0] if isinstance(error, psycopg.Error) and lines else f"{type(error).__name__} {lines[0] if lines else ''}".strip()
-    )
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _quotas(db: Connection, now: datetime, rules: Rules) -> tuple[list[Raised], int]:

@@ -35,12 +35,10 @@ def add(name: str, org_name: str | None, operators: bool, kind: str, config: tup
 
     if operators == bool(org_name):
         raise UsageError("Say whose alerts the channel gets: --org NAME or --operators.")
-    chosen = settings()
-    allowed = Allowances(chosen.delivery_plain_text, chosen.delivery_private_targets)
     with open_database().connect() as db:
         _, new = add_channel(
             db, org=org_name, name=name, kind=kind, config=pairs(config, "--set"), alert_kinds=alert_kinds, least_severity=least,
-            allowances=allowed,
+            allowances=Allowances.of(settings()),
         )  # fmt: skip
     label = f"{org_name or 'operators'}/{name}"
     click.echo(f"{'Added' if new else 'Changed'} {label}. Try it: tokentra alerts channels test {label}")
@@ -87,11 +85,10 @@ def test(name: str) -> None:
     from tokentra_dagster.alerts.deliver import send_test
     from tokentra_dagster.exports.destinations.base import Allowances
 
-    chosen = settings()
     database = open_database()
     with database.connect() as db:
         channel = find_channel(db, name)
-    delivered = send_test(database, channel, Allowances(chosen.delivery_plain_text, chosen.delivery_private_targets))
+    delivered = send_test(database, channel, Allowances.of(settings()))
     click.echo(f"{channel.label}: sent to {delivered.where}")
     for one in delivered.refused:
         click.echo(f"Not to {one.recipient}: {one.reason}")

@@ -14,7 +14,6 @@ from tokentra_dagster.commands.common import echo_json, echo_table, open_databas
 
 if TYPE_CHECKING:
     from tokentra_dagster.alerts.store import Raised
-    from tokentra_dagster.exports.destinations.base import Allowances
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -170,10 +169,11 @@ def evaluate(dry_run: bool, as_json: bool) -> None:
     from tokentra_dagster.alerts.deliver import deliver
     from tokentra_dagster.alerts.evaluate import evaluate as evaluate_
     from tokentra_dagster.errors import TokenTraError
+    from tokentra_dagster.exports.destinations.base import Allowances
 
     database = open_database()
     found = evaluate_(database, dry_run=dry_run)
-    sent = [] if dry_run else deliver(database, allowances())
+    sent = [] if dry_run else deliver(database, Allowances.of(settings()))
     if as_json:
         messages = [{"channel": s.channel, "alerts": s.alerts, "status": s.status, "says": s.says} for s in sent]
         echo_json(
@@ -188,13 +188,6 @@ def evaluate(dry_run: bool, as_json: bool) -> None:
             click.echo(f"{one.channel}: {one.alerts} alert{'s' if one.alerts != 1 else ''} {one.status} ({one.says})")
     if found.errors:
         raise TokenTraError(f"Not evaluated: {'; '.join(found.errors)}.")
-
-
-def allowances() -> Allowances:
-    from tokentra_dagster.exports.destinations.base import Allowances
-
-    chosen = settings()
-    return Allowances(chosen.delivery_plain_text, chosen.delivery_private_targets)
 
 
 def _login() -> str:

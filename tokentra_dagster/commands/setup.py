@@ -103,20 +103,21 @@ def connection_add(
     from tokentra_dagster.providers import integration_of
     from tokentra_dagster.warehouse.directory import add_connection
 
-    entry = integration_of(integration or provider)
-    if secret is None and entry.key_needed and not entry.key_optional:
+    asked = integration or provider
+    entry = integration_of(asked)
+    if secret is None and entry.must_have_key:
         raise UsageError(f"--secret is missing: say where {entry.key_needed} is, env:NAME or file:PATH.")
     if secret is not None and entry.key_needed is None:
-        raise UsageError(f"{integration} needs no secret; leave --secret out.")
+        raise UsageError(f"{asked} needs no secret; leave --secret out.")
     if secret is not None and (not secret.startswith(("env:", "file:")) or secret in ("env:", "file:")):
         raise UsageError("--secret must be env:NAME or file:PATH; the key itself is never stored.")
     if base_url and not base_url.startswith(("http://", "https://")):
         raise UsageError(f"--base-url is {base_url!r}; it must start with https:// (or http:// for a server of your own).")
     chosen = pairs(options, "--option")
-    check_options(integration or provider, provider, base_url, chosen)
+    check_options(asked, provider, base_url, chosen)
     with open_database().connect() as db:
         identifier, new = add_connection(
-            db, org=org_name, name=name, provider=provider, source=entry.source, integration=integration or provider,
+            db, org=org_name, name=name, provider=provider, source=entry.source, integration=asked,
             secret_ref=secret, base_url=base_url, options=chosen,
         )  # fmt: skip
     click.echo(

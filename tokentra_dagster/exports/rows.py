@@ -34,6 +34,27 @@ class Totals:
     sums: dict[str, int | Decimal | None]
 
 
+class RunningTotals:
+    """Adds up the additive ones of some columns, batch by batch."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._row_count = 0
+        self._sums: dict[str, int | Decimal | None] = {column.name: None for column in columns if column.additive}
+
+    def add(self, batch: Any) -> None:
+        self._row_count += batch.num_rows
+        for name, before in self._sums.items():
+            added = pc.sum(batch.column(name)).as_py()
+            if added is not None:
+                self._sums[name] = added if before is None else before + added
+
+    @property
+    def totals(self) -> Totals:
+        """No rows add up to 0: nothing was used."""
+        sums = dict.fromkeys(self._sums, 0) if not self._row_count else self._sums
+        return Totals(self._row_count, dict(sums))
+
+
 class RowReader:
     """Iterate once for the batches, in order of bucket and dimensions; `totals` holds afterwards what went by.
 
@@ -47,32 +68,22 @@ class RowReader:
         shown = {column.name for column in self.columns}
         self._read = [*self.columns, *(METRIC_COLUMNS[name] for name in ALWAYS_COUNTED if name not in shown)]
         self._database, self._connection, self._org_id, self._request, self._key = database, connection, org_id, request, key
-        self._row_count = 0
-        self._sums: dict[str, int | Decimal | None] = {column.name: None for column in self._read if column.additive}
+        self._running = RunningTotals(self._read)
 
     @property
     def totals(self) -> Totals:
-        """An export without rows adds up to 0: nothing was used."""
-        sums = dict.fromkeys(self._sums, 0) if not self._row_count else self._sums
-        return Totals(self._row_count, dict(sums))
+        return self._running.totals
 
     def __iter__(self) -> Iterator[Any]:
         statement = export_statement(self._connection, self._org_id, self._request, self._read, self._key)
         exported = self._connection.execute("SELECT pg_export_snapshot() AS snapshot").fetchone()
         assert exported is not None
         for batch in stream(self._database, statement, self._read, exported["snapshot"]):
-            self._count(batch)
+            self._running.add(batch)
             if self._key is not None and "user_id" in batch.schema.names:
                 place = batch.schema.names.index("user_id")
                 batch = batch.set_column(place, "user_id", pseudonymised(batch.column(place), self._key))
             yield batch.select([column.name for column in self.columns])
-
-    def _count(self, batch: Any) -> None:
-        self._row_count += batch.num_rows
-        for name, before in self._sums.items():
-            added = pc.sum(batch.column(name)).as_py()
-            if added is not None:
-                self._sums[name] = added if before is None else before + added
 
 
 def export_statement(

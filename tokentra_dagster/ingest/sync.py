@@ -27,7 +27,7 @@ def source_of(connection: ConnectionRow) -> Source:
     if name is None:
         raise PermanentError(f"{connection.label} holds {connection.source} usage; nobody is asked for it.")
     entry = integration_of(name)
-    if not connection.secret_ref and entry.key_needed and not entry.key_optional:
+    if not connection.secret_ref and entry.must_have_key:
         raise PermanentError("The connection has no secret; add it again with --secret env:NAME or --secret file:PATH.")
     secret = resolve_secret(connection.secret_ref) if connection.secret_ref else ""
     options = {name: str(value) for name, value in connection.options.items() if name not in OWN_OPTIONS}

@@ -31,6 +31,10 @@ class Integration:
     source: str = "provider_api"
     """One of `records.SOURCES`: how authoritative it is."""
 
+    @property
+    def must_have_key(self) -> bool:
+        return self.key_needed is not None and not self.key_optional
+
     def open(self, config: ConnectionConfig) -> Source:
         module, _, name = self.target.partition(":")
         return cast(Source, getattr(importlib.import_module(module), name)(config))
@@ -72,6 +76,6 @@ def open_source(config: ConnectionConfig) -> Source:
     entry = integration_of(config.asked)
     if config.provider not in entry.providers:
         raise PermanentError(f"{config.asked} tells nothing of {config.provider!r}; it knows {', '.join(entry.providers)}")
-    if entry.key_needed and not entry.key_optional and not config.api_key.strip():
+    if entry.must_have_key and not config.api_key.strip():
         raise PermanentError(f"{config.asked}: the connection has no key; give it {entry.key_needed}")
     return entry.open(config)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -111,14 +111,34 @@ def connections(connection: Connection, *, active_only: bool = False, asked: boo
 
 def find_connection(connection: Connection, name: str) -> ConnectionRow:
     """By `ORG/NAME`, by name where it is the only one, or by id. Raises `UsageError` that lists the ones there are."""
-    everyone = connections(connection)
-    found = [c for c in everyone if name in (c.label, str(c.id))] or [c for c in everyone if c.name == name]
+    return one_named(
+        connections(connection), name, what="connection", owners="Several organisations", add="tokentra connection add"
+    )
+
+
+class Labelled(Protocol):
+    """What belongs to an organisation and has a name in it; `label` is `ORG/NAME`."""
+
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+
+
+Named = TypeVar("Named", bound=Labelled)
+
+
+def one_named(everyone: Sequence[Named], name: str, *, what: str, owners: str, add: str) -> Named:
+    """By label, by name where it is the only one, or by id. Raises `UsageError` that lists the ones there are."""
+    found = [one for one in everyone if name in (one.label, str(one.id))] or [one for one in everyone if one.name == name]
     if len(found) == 1:
         return found[0]
     if found:
-        raise UsageError(f"Several organisations have a connection {name!r}; say which: {', '.join(c.label for c in found)}.")
-    there = f"There are: {', '.join(c.label for c in everyone)}." if everyone else "There is none: run `tokentra connection add`."
-    raise UsageError(f"No connection is named {name!r}. {there}")
+        raise UsageError(f"{owners} have a {what} {name!r}; say which: {', '.join(one.label for one in found)}.")
+    there = f"There are: {', '.join(one.label for one in everyone)}." if everyone else f"There is none: run `{add}`."
+    raise UsageError(f"No {what} is named {name!r}. {there}")
 
 
 def connection_for_events(connection: Connection, org_id: UUID, provider: str) -> ConnectionRow:

@@ -15,9 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from tokentra_dagster.errors import PermanentError, TransientError
+
+if TYPE_CHECKING:
+    from tokentra_dagster.settings import Settings
 
 Found = TypeVar("Found")
 _PIECE = 1 << 20
@@ -148,6 +151,10 @@ class Allowances:
     """http:// targets and SMTP without TLS."""
     private_targets: bool = False
     """Webhooks to private and loopback addresses."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Allowances:
+        return cls(settings.delivery_plain_text, settings.delivery_private_targets)
 
 
 SAFE = Allowances()

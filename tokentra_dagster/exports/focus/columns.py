@@ -31,20 +31,15 @@ _VERSIONS_OF = {
     "PublisherName": ("1.2", "1.3"),
     "ServiceProviderName": ("1.3", "1.4"),
 }
+TOKEN_COLUMNS = ("x_UncachedInputTokens", "x_CacheReadInputTokens", "x_CacheWriteInputTokens", "x_OutputTokens")
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("BillingPeriodEnd", "BillingPeriodStart", "ChargePeriodEnd", "ChargePeriodStart"), "time"),
     **dict.fromkeys(("BilledCost", "ContractedCost", "EffectiveCost", "ListCost", "x_EstimatedCost"), "money"),
     **dict.fromkeys(("ContractedUnitPrice", "ListUnitPrice"), "money"),
     **dict.fromkeys(("ConsumedQuantity", "PricingQuantity"), "quantity"),
-    **dict.fromkeys(
-        (
-            "x_UncachedInputTokens", "x_CacheReadInputTokens", "x_CacheWriteInputTokens", "x_OutputTokens", "x_UnpricedTokens",
-        ),
-        "count",
-    ),
+    **dict.fromkeys((*TOKEN_COLUMNS, "x_UnpricedTokens"), "count"),
 }  # fmt: skip
 ADDITIVE = {"BilledCost", "ContractedCost", "EffectiveCost", "ListCost"} | {name for name in _KINDS if name.startswith("x_")}
-TOKEN_COLUMNS = ("x_UncachedInputTokens", "x_CacheReadInputTokens", "x_CacheWriteInputTokens", "x_OutputTokens")
 
 _ALWAYS = (
     "BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodEnd", "BillingPeriodStart",

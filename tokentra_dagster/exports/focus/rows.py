@@ -20,7 +20,7 @@ from tokentra_dagster.exports.focus.charges import BASES, METERS, Charges, Ints,
 from tokentra_dagster.exports.focus.columns import NEEDED_DIMENSIONS, NEEDED_METRICS, TAGS, TOKEN_COLUMNS
 from tokentra_dagster.exports.focus.providers import seller_of
 from tokentra_dagster.exports.request import ExportRequest
-from tokentra_dagster.exports.rows import Totals
+from tokentra_dagster.exports.rows import RunningTotals, Totals
 
 WIDTHS = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
 PRICED_TOKENS = 1_000_000
@@ -68,27 +68,19 @@ class FocusReader:
             "InvoiceId": None, "PricingCategory": "Standard", "ServiceCategory": "AI and Machine Learning",
             "ServiceSubcategory": "Generative AI", "x_CostIsEstimated": "true",
         }  # fmt: skip
-        self._row_count = 0
-        self._sums: dict[str, int | Decimal | None] = {column.name: None for column in self.columns if column.additive}
+        self._running = RunningTotals(self.columns)
 
     @property
     def totals(self) -> Totals:
-        sums = dict.fromkeys(self._sums, 0) if not self._row_count else self._sums
-        return Totals(self._row_count, {**self._usage.totals.sums, **sums})
+        own = self._running.totals
+        return Totals(own.row_count, {**self._usage.totals.sums, **own.sums})
 
     def __iter__(self) -> Iterator[Any]:
         for rows in self._usage:
             if rows.num_rows:
                 batch = self._batch(rows)
-                self._count(batch)
+                self._running.add(batch)
                 yield batch
-
-    def _count(self, batch: Any) -> None:
-        self._row_count += batch.num_rows
-        for name, before in self._sums.items():
-            added = pc.sum(batch.column(name)).as_py()
-            if added is not None:
-                self._sums[name] = added if before is None else before + added
 
     def _batch(self, rows: Any) -> Any:
         usage, names = usage_columns(rows, self._currency)
