@@ -119,3 +119,21 @@ def test_usage_that_a_provider_reports_as_well_counts_once_and_people_may_choose
     build()
     assert one(database, daily) == 905
     assert one(database, "SELECT sum(input_tokens)::int FROM raw.usage_records") == 1905, "the specification's sum counts both"
+
+
+def test_a_day_of_events_flushed_every_few_minutes_becomes_final_an_hour_after_it(database, build):
+    """Each flush says how far usage is final; it says so of the hours that earlier flushes covered, too."""
+    org = organization(database)
+    midnight = DAY + 24 * HOUR
+    for minutes in range(-60, 130, 9):
+        at = midnight + minutes * MINUTE
+        send(database, org, event(f"e{minutes}", at - MINUTE), now=at)
+        flush_all(database, at)
+        if minutes == 48:
+            build()
+            assert one(database, "SELECT is_provisional FROM usage_coverage WHERE date = '2026-06-01'") is True
+    build()
+    coverage = rows(database, "SELECT date::text, is_provisional FROM usage_coverage ORDER BY date")
+    assert [tuple(row.values()) for row in coverage] == [("2026-06-01", False), ("2026-06-02", True)]
+    build("run", "--full-refresh")
+    assert rows(database, "SELECT date::text, is_provisional FROM usage_coverage ORDER BY date") == coverage

@@ -131,10 +131,11 @@ def _flush_some(
         kept = kept_from(db, connection)
         result = append_records(db, database, connection, window, sync_id, lambda intake: _fill(intake, events, kept))
         _cover(db, connection, sync_id, since, until, result, run_id)
+        final = _finish(db, connection, until - SETTLES_AFTER)
         hours = {floor(event["occurred_at"], "1h") for event in events if kept is None or event["occurred_at"] >= kept}
         log_change(
             db, org_id=connection.org_id, provider=connection.provider, connection_id=connection.id, reason="events", sync_id=sync_id,
-            windows=spans([*((hour, hour + timedelta(hours=1)) for hour in hours), (floor(since, "1h"), ceiling(until, "1h"))]),
+            windows=spans([*((hour, hour + timedelta(hours=1)) for hour in hours), *final, (floor(since, "1h"), ceiling(until, "1h"))]),
         )  # fmt: skip
     return result
 
@@ -208,6 +209,19 @@ def _cover(
             "%(loaded)s, 0, %(rejected)s, %(run)s)",
             values,
         )
+
+
+def _finish(db: Connection, connection: ConnectionRow, final_before: datetime) -> list[tuple[datetime, datetime]]:
+    """Mark as final the earlier rows of the connection that are so by now, each once; returns the hours that they cover.
+
+    A sync reads its window again before that is final. Events come by themselves, and nobody reads them again.
+    """
+    rows = db.execute(
+        "UPDATE raw.sync_history SET final_before = %(final)s WHERE provider_connection_id = %(connection)s AND kind = 'events' "
+        "AND covered_until <= %(final)s AND final_before < covered_until RETURNING window_start, covered_until",
+        {"connection": connection.id, "final": final_before},
+    ).fetchall()
+    return [(floor(row["window_start"], "1h"), ceiling(row["covered_until"], "1h")) for row in rows]
 
 
 def spans(windows: Iterable[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:
