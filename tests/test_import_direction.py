@@ -9,11 +9,12 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tokentra_dagster"
 # Each part may import itself and what stands before it in its list; everything may import the leaves.
-LEAVES = {"errors", "records", "batch", "settings", "latency"}
+LEAVES = {"errors", "records", "batch", "settings", "latency", "markdown"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "records": set(),
     "latency": set(),
+    "markdown": set(),
     "settings": {"errors"},
     "secret_references": {"errors"},
     "batch": {"records"},
@@ -33,14 +34,14 @@ ALLOWED: dict[str, set[str]] = {
     "realtime": {*LEAVES, "ingest", "resources", "warehouse"},
     "summary": {"errors", "warehouse"},
     "health": {"errors", "settings", "warehouse", "ingest"},
-    "build_evidence": {"warehouse"},
+    "build_evidence": {"markdown", "warehouse"},
     "transform": {"build_evidence", "ingest", "quotas", "resources", "runtime", "settings", "warehouse"},
-    "retention": {"resources", "settings", "transform", "warehouse"},
+    "retention": {"markdown", "resources", "settings", "transform", "warehouse"},
     "exports": {"errors", "analytics", "price_list", "providers", "secret_references", "settings", "usage_source", "warehouse"},
-    "alerts": {"errors", "exports", "resources", "secret_references", "settings", "warehouse"},
+    "alerts": {"errors", "exports", "markdown", "resources", "secret_references", "settings", "warehouse"},
     "analyses": {"analytics"},
     "charts": set(),
-    "tables": {"analyses", "analytics"},
+    "tables": {"analyses", "analytics", "markdown"},
     "figures": {"analyses", "analytics", "charts"},
     "analytics_store": {"analytics", "warehouse"},
     "analytics_assets": {

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from tokentra_dagster.ingest.assets import OWNERS, RECORDS
+from tokentra_dagster.markdown import table
 from tokentra_dagster.realtime.flush import Flushed, flush, pending
 from tokentra_dagster.resources import Warehouse
 
@@ -19,24 +20,29 @@ EVENTS = dg.AssetKey(["raw", "usage_events"])
 
 def evidence(done: Sequence[Flushed]) -> dict[str, Any]:
     """Metadata a person would look at: counts, and a row per connection."""
-    lines = ["| connection | records | rejected | input tokens | output tokens | error |", "|---|--:|--:|--:|--:|---|"]
-    lines += [
-        f"| {one.connection or f'{one.organization_id} {one.provider}'} | {one.loaded:,} | {one.rejected:,} | {one.input_tokens:,} | "
-        f"{one.output_tokens:,} | {_cell(one.error)} |"
-        for one in done
-    ]
+    connections = table(
+        ["connection", "records", "rejected", "input tokens", "output tokens", "error"],
+        (
+            (
+                one.connection or f"{one.organization_id} {one.provider}",
+                one.loaded,
+                one.rejected,
+                one.input_tokens,
+                one.output_tokens,
+                one.error,
+            )
+            for one in done
+        ),
+        empty="No event waited.",
+    )
     return {
-        "connections": dg.MetadataValue.md("\n".join(lines) if done else "No event waited."),
+        "connections": dg.MetadataValue.md(connections),
         "dagster/row_count": sum(one.loaded for one in done),
         "rejected": sum(one.rejected for one in done),
         "input_tokens": sum(one.input_tokens for one in done),
         "output_tokens": sum(one.output_tokens for one in done),
         "failed_connections": sum(1 for one in done if one.error),
     }
-
-
-def _cell(error: Exception | None) -> str:
-    return str(error).replace("|", "\\|").replace("\n", " ") if error else ""
 
 
 @dg.asset(
