@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "resources": {"runtime", "settings", "warehouse"},
     "ingest": {*LEAVES, "secret_references", "pricing", "model_names", "providers", "warehouse", "resources"},
     "realtime": {*LEAVES, "ingest", "resources", "warehouse"},
+    "collector": {"errors", "realtime", "records", "settings", "warehouse"},
     "summary": {"errors", "warehouse"},
     "health": {"errors", "settings", "warehouse", "ingest"},
     "build_evidence": {"warehouse"},
@@ -80,6 +81,7 @@ NOT_FOR = {
     "quotas": {"sqlalchemy", "dagster", "pandas", "pyarrow", *VENDORS},
     "simulator": {"psycopg", "dagster", *VENDORS},
     "exports": {"sqlalchemy", "dagster", *VENDORS},
+    "collector": {"sqlalchemy", "dagster", "pandas", "pyarrow", *VENDORS},
 }
 
 
