@@ -90,8 +90,8 @@ GZIP = gzip.compress(json.dumps(payload()).encode())
         (b"{}", {"Content_Type": "text/plain"}, 415, "Content-Type is 'text/plain'; send application/json in UTF-8."),
         (b"{}", {"Content_Type": "application/json; charset=latin-1"}, 415, "send application/json in UTF-8"),
         (b"{}", {"Content_Type": ""}, 415, "Content-Type is ''"),
-        (b"{}", {"Content_Encoding": "br"}, 415, "Content-Encoding is 'br'; send gzip or nothing."),
-        (b"{}", {"Content_Encoding": "gzip, gzip"}, 415, "send gzip or nothing"),
+        (b"{}", {"Content_Encoding": "br"}, 415, "Content-Encoding is 'br'; send gzip, deflate or nothing."),
+        (b"{}", {"Content_Encoding": "gzip, gzip"}, 415, "send gzip, deflate or nothing"),
         (b"{}", {"Content_Encoding": "gzip"}, 400, "cannot be decompressed"),
         (b"", {"Content_Encoding": "gzip"}, 400, "the body is empty"),
         (GZIP[:-9], {"Content_Encoding": "gzip"}, 400, "ends before it is whole"),
@@ -115,11 +115,11 @@ def test_it_is_refused_with_one_sentence(collector, key, body, headers, status, 
 
 def test_a_bomb_takes_no_more_memory_than_is_allowed():
     layer = zlib.compressobj(9, zlib.DEFLATED, 31)
-    bomb = b"".join(layer.compress(bytes(2**20)) for _ in range(1000)) + layer.flush()
+    bomb = b"".join(layer.compress(bytes(2**20)) for _ in range(200)) + layer.flush()
     assert len(bomb) < 2**20
     tracemalloc.start()
     with pytest.raises(Refused, match="larger than 5,000,000 bytes when decompressed"):
-        decompressed(bomb, 5_000_000)
+        decompressed(bomb, "gzip", 5_000_000)
     assert tracemalloc.get_traced_memory()[1] < 15_000_000
     tracemalloc.stop()
 

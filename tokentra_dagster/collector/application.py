@@ -12,7 +12,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from tokentra_dagster.collector import events_route
+from tokentra_dagster.collector import events_route, traces_route
 from tokentra_dagster.collector.auth import Keys
 from tokentra_dagster.collector.body import Bodies, drain
 from tokentra_dagster.collector.limits import Limits, Refused
@@ -52,7 +52,7 @@ def create_app(database: Database, limits: Limits | None = None, routers: Sequen
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.include_router(_about)
-    for router in (events_route.router, *routers):
+    for router in (events_route.router, traces_route.router, *routers):
         app.include_router(router)
     return app
 
@@ -103,6 +103,8 @@ async def _refused(request: Request, error: Any) -> Response:
     if request.method == "POST" and not getattr(request.state, "body_is_read", False):
         await drain(request, request.app.state.limits)
         headers["connection"] = "close"
+    if request.url.path == traces_route.PATH:
+        return traces_route.status_answer(request, error.status, error.sentence, headers)
     return JSONResponse({"error": error.sentence}, status_code=error.status, headers=headers)
 
 

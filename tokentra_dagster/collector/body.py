@@ -15,7 +15,7 @@ from tokentra_dagster.collector.limits import Limits, Refused
 
 Result = TypeVar("Result")
 _SMALL = 16 * 2**10
-_GZIP = 16 + zlib.MAX_WBITS
+_WINDOW = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 class Bodies:
@@ -32,11 +32,11 @@ class Bodies:
 
     @asynccontextmanager
     async def body_of(self, request: Request, media_types: tuple[str, ...]) -> AsyncIterator[tuple[str, bytes]]:
-        """The request's media type and its body without compression. Raises `Refused`: 408, 413, 415, 429, or 400 for broken gzip."""
+        """The request's media type and its body without compression. Raises `Refused`: 408, 413, 415, 429, or 400 for what cannot be decompressed."""
         media_type = _media_type(request, media_types)
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("identity", "gzip"):
-            raise Refused(415, f"Content-Encoding is {encoding[:50]!r}; send gzip or nothing.")
+        if encoding not in ("identity", *_WINDOW):
+            raise Refused(415, f"Content-Encoding is {encoding[:50]!r}; send {', '.join(_WINDOW)} or nothing.")
         taken = 0
         try:
             chunks: list[bytes] = []
@@ -51,9 +51,9 @@ class Bodies:
             request.state.body_is_read = True
             body = b"".join(chunks)
             chunks.clear()
-            if encoding == "gzip":
+            if encoding != "identity":
                 most = self._limits.decompressed_bytes
-                body = await self.in_thread(len(body), lambda: decompressed(body, most))
+                body = await self.in_thread(len(body), lambda: decompressed(body, encoding, most))
                 self._take(len(body))
                 taken += len(body)
             yield media_type, body
@@ -85,25 +85,25 @@ class Bodies:
             yield chunk
 
 
-def decompressed(body: bytes, most: int) -> bytes:
-    """Gzip's content, at most so many bytes. Raises `Refused`: 413 for more, 400 for what is not whole gzip."""
+def decompressed(body: bytes, encoding: str, most: int) -> bytes:
+    """The content of gzip or deflate, at most so many bytes. Raises `Refused`: 413 for more, 400 for what is not whole."""
     parts: list[bytes] = []
     size = 0
     while body:
-        member = zlib.decompressobj(_GZIP)
+        member = zlib.decompressobj(_WINDOW[encoding])
         try:
             part = member.decompress(body, most - size + 1)
         except zlib.error as error:
-            raise Refused(400, f"Content-Encoding is gzip, but the body cannot be decompressed ({error}).") from None
+            raise Refused(400, f"Content-Encoding is {encoding}, but the body cannot be decompressed ({error}).") from None
         size += len(part)
         if size > most:
             raise Refused(413, f"The body is larger than {most:,} bytes when decompressed; send fewer events at a time.")
         if not member.eof:
-            raise Refused(400, "Content-Encoding is gzip, but the body ends before it is whole.")
+            raise Refused(400, f"Content-Encoding is {encoding}, but the body ends before it is whole.")
         parts.append(part)
         body = member.unused_data
     if not parts:
-        raise Refused(400, "Content-Encoding is gzip, but the body is empty.")
+        raise Refused(400, f"Content-Encoding is {encoding}, but the body is empty.")
     return b"".join(parts)
 
 

@@ -18,6 +18,8 @@ class Limits:
     """In one request."""
     depth: int = 20
     """Of lists and objects in each other."""
+    trace_depth: int = 90
+    """The same in OTLP's JSON, where each level of a value takes several."""
     header_bytes: int = 64 * 2**10
     header_seconds: float = 10.0
     """From a connection, or the first byte of a further request on it, to the last byte of the headers."""

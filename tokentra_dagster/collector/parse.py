@@ -40,14 +40,14 @@ class Parsed:
         self.refused[place] = (event_id and printable(event_id), printable(sentence))
 
 
-def json_of(body: bytes, limits: Limits) -> Any:
-    """The JSON of a body. Raises `Refused` (400) for what is no JSON, no UTF-8, or nested too deeply."""
+def json_of(body: bytes, depth: int) -> Any:
+    """The JSON of a body. Raises `Refused` (400) for what is no JSON, no UTF-8, or nested more than `depth` deep."""
     try:
         document = json.loads(body.decode(), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise Refused(400, f"The body is not UTF-8 (byte {error.start}).") from None
     except RecursionError:
-        raise Refused(400, _too_deep(limits)) from None
+        raise Refused(400, _too_deep(depth)) from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise Refused(400, f"The body is not JSON ({error.msg}, {where}).") from None
@@ -56,15 +56,15 @@ def json_of(body: bytes, limits: Limits) -> Any:
     level, found = 0, [document]
     while found := [one for one in found if isinstance(one, dict | list)]:
         level += 1
-        if level > limits.depth:
-            raise Refused(400, _too_deep(limits))
+        if level > depth:
+            raise Refused(400, _too_deep(depth))
         found = [inner for one in found for inner in (one.values() if isinstance(one, dict) else one)]
     return document
 
 
 def events_of(body: bytes, org_id: UUID, now: datetime, limits: Limits) -> Parsed:
     """One event, a list of events, or `{"events": [...]}`. Raises `Refused`: 400 for anything else, 413 for too many."""
-    document = json_of(body, limits)
+    document = json_of(body, limits.depth)
     if isinstance(document, dict) and "events" in document:
         if set(document) != {"events"}:
             other = next(name for name in document if name != "events")
@@ -105,5 +105,5 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _too_deep(limits: Limits) -> str:
-    return f"The body has lists or objects more than {limits.depth} deep in each other; send metadata that is flatter."
+def _too_deep(depth: int) -> str:
+    return f"The body has lists or objects more than {depth} deep in each other; send what is flatter."
