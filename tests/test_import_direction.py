@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "resources": {"runtime", "settings", "warehouse"},
     "ingest": {*LEAVES, "secret_references", "pricing", "model_names", "providers", "warehouse", "resources"},
     "realtime": {*LEAVES, "ingest", "resources", "warehouse"},
+    "client": set(),
     "collector": {"errors", "realtime", "records", "settings", "warehouse"},
     "summary": {"errors", "warehouse"},
     "health": {"errors", "settings", "warehouse", "ingest"},
