@@ -6,10 +6,10 @@ import sys
 
 
 def main(names: list[str]) -> None:
-    from bench import analytics, analytics_quality, events, exports, functions, load, memory, quotas, rollup
+    from bench import analytics, analytics_quality, collector, events, exports, functions, load, memory, quotas, rollup
 
     known = {
-        "analytics": analytics.run, "events": events.run, "exports": exports.run, "functions": functions.run, "load": load.run,
+        "analytics": analytics.run, "collector": collector.run, "events": events.run, "exports": exports.run, "functions": functions.run, "load": load.run,
         "memory": memory.run, "quality": analytics_quality.run, "quotas": quotas.run, "rollup": rollup.run,
     }  # fmt: skip
     unknown = [name for name in names if name not in known]

@@ -32,6 +32,8 @@ ALLOWED: dict[str, set[str]] = {
     "resources": {"runtime", "settings", "warehouse"},
     "ingest": {*LEAVES, "secret_references", "pricing", "model_names", "providers", "warehouse", "resources"},
     "realtime": {*LEAVES, "ingest", "resources", "warehouse"},
+    "client": set(),
+    "collector": {"errors", "realtime", "records", "settings", "warehouse"},
     "summary": {"errors", "warehouse"},
     "health": {"errors", "settings", "warehouse", "ingest"},
     "build_evidence": {"markdown", "warehouse"},
@@ -81,6 +83,7 @@ NOT_FOR = {
     "quotas": {"sqlalchemy", "dagster", "pandas", "pyarrow", *VENDORS},
     "simulator": {"psycopg", "dagster", *VENDORS},
     "exports": {"sqlalchemy", "dagster", *VENDORS},
+    "collector": {"sqlalchemy", "dagster", "pandas", "pyarrow", *VENDORS},
 }
 
 

@@ -11,6 +11,7 @@ import click
 
 from tokentra_dagster.commands.alerts import alerts
 from tokentra_dagster.commands.analyze import analyze, report
+from tokentra_dagster.commands.collecting import collect, keys
 from tokentra_dagster.commands.exporting import export
 from tokentra_dagster.commands.look import doctor, summary
 from tokentra_dagster.commands.platform import database, demo, simulate, up
@@ -42,6 +43,8 @@ for command in (
     report,
     export,
     alerts,
+    collect,
+    keys,
     retention,
     doctor,
 ):

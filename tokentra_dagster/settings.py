@@ -15,6 +15,7 @@ KNOWN = {
     "TOKENTRA_HOME": "folder for the embedded database, Dagster's files and logs (default: var in the current folder)",
     "TOKENTRA_DATABASE_PORT": "port of the embedded database on 127.0.0.1 (default: one that is free, then kept)",
     "TOKENTRA_UI_PORT": "port of the Dagster UI on 127.0.0.1 (default: 3000)",
+    "TOKENTRA_COLLECTOR_PORT": "port of the collector of events on 127.0.0.1, or 0: `tokentra up` starts none (default: 4318)",
     "TOKENTRA_RETENTION_MINUTE_DAYS": "days that records of minutes are kept, or forever (default: 90)",
     "TOKENTRA_RETENTION_RAW_DAYS": "days that records of any width are kept, then by whole months, or forever (default: 400)",
     "TOKENTRA_RETENTION_HOURLY_DAYS": "days that hourly rollups are kept, or forever (default: 90)",
@@ -52,6 +53,8 @@ class Settings:
     database_url: str | None
     database_port: int | None
     ui_port: int
+    collector_port: int | None = 4318
+    """None: `tokentra up` starts no collector."""
     retention: RetentionDays = RetentionDays()
     delivery_plain_text: bool = False
     delivery_private_targets: bool = False
@@ -74,6 +77,7 @@ class Settings:
             database_url=url,
             database_port=_port(env, "TOKENTRA_DATABASE_PORT"),
             ui_port=_port(env, "TOKENTRA_UI_PORT") or 3000,
+            collector_port=None if env.get("TOKENTRA_COLLECTOR_PORT") == "0" else _port(env, "TOKENTRA_COLLECTOR_PORT") or 4318,
             retention=_retention(env),
             delivery_plain_text=_yes(env, "TOKENTRA_DELIVERY_PLAIN_TEXT"),
             delivery_private_targets=_yes(env, "TOKENTRA_DELIVERY_PRIVATE_TARGETS"),

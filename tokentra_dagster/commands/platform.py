@@ -13,7 +13,7 @@ from tokentra_dagster.commands.common import echo_json, open_database, settings
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address the UI listens on; 0.0.0.0 inside a container.")
 def up(port: int | None, host: str) -> None:
-    """Start the database, the Dagster UI and the daemon; Ctrl-C stops what it started."""
+    """Start the database, the collector of events, the Dagster UI and the daemon; Ctrl-C stops what it started."""
     from tokentra_dagster.platform import run_platform
 
     chosen = settings()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from tokentra_dagster.errors import UsageError
@@ -73,3 +73,20 @@ def append_in(db: Connection, org_id: UUID, events: Sequence[UsageEvent], *, now
 def _column(name: str, events: Sequence[UsageEvent]) -> list[Any]:
     values = [getattr(event, name) for event in events]
     return [json.dumps(dict(value)) for value in values] if _TYPES.get(name) == "jsonb" else values
+
+
+_COMPARE = f"""
+SELECT e.event_id, s.received_at = %s AS is_new, ({", ".join(f"s.{name}" for name in FIELDS)}) IS NOT DISTINCT FROM
+  ({", ".join(f"e.{name}" for name in FIELDS)}) AS is_same
+FROM unnest({", ".join(f"%s::{_TYPES.get(name, 'text')}[]" for name in FIELDS)}) AS e ({", ".join(FIELDS)})
+JOIN raw.usage_events AS s ON s.org_id = %s AND s.event_id = e.event_id
+"""
+
+
+def compare_in(
+    db: Connection, org_id: UUID, events: Sequence[UsageEvent], *, received_at: datetime
+) -> dict[str, Literal["stored", "duplicate", "conflict"]]:
+    """By id, what `append_in` with `now=received_at` did with the organisation's events, each id once: stored them, found them stored
+    before, or found another event of that id, which stays as it was (`conflict`)."""
+    rows = db.execute(_COMPARE, [received_at, *map(_column, FIELDS, [events] * len(FIELDS)), org_id])
+    return {row["event_id"]: "conflict" if not row["is_same"] else "stored" if row["is_new"] else "duplicate" for row in rows}
