@@ -14,6 +14,7 @@ from tokentra_dagster.commands.analyze import analyze, report
 from tokentra_dagster.commands.exporting import export
 from tokentra_dagster.commands.look import doctor, summary
 from tokentra_dagster.commands.platform import database, demo, simulate, up
+from tokentra_dagster.commands.quota import quota
 from tokentra_dagster.commands.retention import retention
 from tokentra_dagster.commands.setup import connection, org, rule
 from tokentra_dagster.commands.work import build, import_, sync
@@ -42,6 +43,7 @@ for command in (
     report,
     export,
     alerts,
+    quota,
     retention,
     doctor,
 ):

@@ -6,6 +6,7 @@ The caller commits.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -46,7 +47,7 @@ class Quota:
 
     @property
     def scope(self) -> str:
-        return "whole organization" if self.scope_type == "organization" else f"{self.scope_type} {self.scope_name}"
+        return "whole organisation" if self.scope_type == "organization" else f"{self.scope_type} {self.scope_name}"
 
     def as_json(self) -> dict[str, Any]:
         shown = asdict(self)
@@ -228,7 +229,7 @@ def _check_name(name: str) -> None:
 def _is_taken(organization: str, name: str) -> UsageError:
     return UsageError(
         f"{organization} already has a quota named {name!r}; choose another name, or change that one: "
-        f"tokentra quota set {organization}/{name}"
+        f"tokentra quota set {shlex.quote(f'{organization}/{name}')}"
     )
 
 

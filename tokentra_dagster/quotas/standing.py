@@ -12,7 +12,12 @@ from tokentra_dagster.quotas.terms import LIMITS, TERMS, Terms, differences
 from tokentra_dagster.warehouse.directory import Connection
 
 MEASURES = ("tokens", "requests", "input_tokens", "output_tokens")
-_USED = {"tokens": "total_tokens", "requests": "total_requests", "input_tokens": "input_tokens", "output_tokens": "output_tokens"}
+COLUMNS = {
+    "tokens": "total_tokens",
+    "requests": "total_requests",
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+}
 """Column of the marts for each measure."""
 
 
@@ -94,7 +99,7 @@ def standings(db: Connection, ids: Sequence[UUID]) -> dict[UUID, Standing]:
             row["id"], row["period_start"], row["period_end"], usage.get("status"), usage.get("data_until"), row["rebuilt_at"],
             tuple(
                 Measure(
-                    measure, row[column], usage.get(_USED[measure]), usage.get(f"projected_{_USED[measure]}"),
+                    measure, row[column], usage.get(COLUMNS[measure]), usage.get(f"projected_{COLUMNS[measure]}"),
                     row[f"used_{measure}"], row[f"reserved_{measure}"],
                 )
                 for measure, column in zip(MEASURES, LIMITS, strict=True)

@@ -57,6 +57,11 @@ class Terms:
         day = WEEKDAYS[self.period_reset_day].capitalize() if self.period_type == "weekly" else f"day {self.period_reset_day}"
         return f"{self.period_type} from {day} {hour}"
 
+    @property
+    def words(self) -> str:
+        limits = ", ".join(f"{value:,} {LIMITS[column]}" for column, value in self.limits.items())
+        return f"{limits} {self.period}, {self.enforcement_mode}"
+
     def check(self) -> Terms:
         """Itself. Raises `UsageError`: one sentence about the first thing that cannot be."""
         for column, what in LIMITS.items():
