@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "analytics": {"errors", "price_list"},
     "list_prices": {"analytics", "price_list"},
     "usage_source": {"errors", "analytics", "warehouse"},
-    "quotas": {"errors", "warehouse"},
+    "quotas": {"errors", "resources", "warehouse"},
     "runtime": {"settings", "warehouse"},
     "resources": {"runtime", "settings", "warehouse"},
     "ingest": {*LEAVES, "secret_references", "pricing", "model_names", "providers", "warehouse", "resources"},
@@ -55,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
         "warehouse",
     },
     "report": {"analyses", "analytics", "charts", "figures", "tables"},
-    "definitions": {"alerts", "analytics_assets", "ingest", "realtime", "resources", "retention", "settings", "transform"},
+    "definitions": {"alerts", "analytics_assets", "ingest", "quotas", "realtime", "resources", "retention", "settings", "transform"},
     "runs": {"errors", "settings", "ingest", "definitions"},
     "platform": {"errors", "runtime", "settings", "transform", "warehouse"},
 }
@@ -77,7 +77,7 @@ NOT_FOR = {
     "tables": {"psycopg", "dagster", "matplotlib"},
     "secret_references": {"psycopg", "dagster"},
     "usage_source": {"sqlalchemy", "dagster", *VENDORS},
-    "quotas": {"sqlalchemy", "dagster", "pandas", "pyarrow", *VENDORS},
+    "quotas": {"sqlalchemy", "pandas", "pyarrow", *VENDORS},
     "simulator": {"psycopg", "dagster", *VENDORS},
     "exports": {"sqlalchemy", "dagster", *VENDORS},
 }

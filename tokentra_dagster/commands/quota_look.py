@@ -63,14 +63,16 @@ def list_(org_name: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True)
 def show(name: str, as_json: bool) -> None:
     """One quota in full: what it says, where it stands, and what usage corrected of its counters."""
+    from tokentra_dagster.quotas.counters import corrections
     from tokentra_dagster.quotas.management import find_quota
     from tokentra_dagster.quotas.standing import standings
 
     with open_database().connect() as db:
         one = find_quota(db, name)
         standing = standings(db, [one.id])[one.id]
+        corrected = corrections(db, quota_id=one.id, limit=12)
     if as_json:
-        echo_json(one.as_json() | {"standing": _standing_json(standing)})
+        echo_json(one.as_json() | {"standing": _standing_json(standing), "corrections": corrected})
         return
     click.echo(f"{one.label}: {one.terms.period}, {one.scope}, {one.terms.enforcement_mode}; {_state(one, standing)}")
     if one.description:
@@ -90,6 +92,13 @@ def show(name: str, as_json: bool) -> None:
         click.echo(
             f"Usage is known up to {_moment(standing.data_until)} UTC; used holds what was settled beside it (docs/quotas.md)."
         )
+    if corrected:
+        echo_table(
+            "Corrected by usage",
+            [("when (UTC)", False), ("measure", False), ("was counted", True), ("is", True), ("difference", True), ("in usage", True)],
+            ([_second(row["corrected_at"]), row["measure"].replace("_", " "), _count(row["counted_before"]), _count(row["counted"]),
+              f"{row['difference']:+,}", _count(row["in_usage"])] for row in corrected),
+        )  # fmt: skip
 
 
 @click.command()
