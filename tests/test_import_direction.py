@@ -55,7 +55,17 @@ ALLOWED: dict[str, set[str]] = {
         "warehouse",
     },
     "report": {"analyses", "analytics", "charts", "figures", "tables"},
-    "definitions": {"alerts", "analytics_assets", "ingest", "quotas", "realtime", "resources", "retention", "settings", "transform"},
+    "definitions": {
+        "alerts",
+        "analytics_assets",
+        "ingest",
+        "quotas",
+        "realtime",
+        "resources",
+        "retention",
+        "settings",
+        "transform",
+    },
     "runs": {"errors", "settings", "ingest", "definitions"},
     "platform": {"errors", "runtime", "settings", "transform", "warehouse"},
 }

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 from click.testing import CliRunner
@@ -19,11 +20,12 @@ from tokentra_dagster.cli import cli
 from tokentra_dagster.errors import UsageError
 from tokentra_dagster.quotas import Request, reserve
 from tokentra_dagster.quotas.management import add_quota
+from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import ensure_entities
 
 PAGE = (Path(__file__).parents[2] / "docs" / "quotas.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-COMMANDS = [line for block in re.findall(r"```\n(tokentra quota.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+COMMANDS = [line for block in re.findall(r"```\n(tokentra .*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 SQL = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -38,7 +40,7 @@ def test_the_statements_run_in_order_and_settle_what_was_reserved(database):
             answers.append(found)
             if found and "reservation_id" in found[0]:
                 reservation = f"'{found[0]['reservation_id']}'"
-    _, checked, reserved, settled, released, _, rebuilt = answers
+    _, checked, reserved, settled, released, rebuilt = answers
     assert checked[0]["allowed"] and len(checked[0]["applicable_quotas"]) == 1
     assert reserved[0]["allowed"] and reserved[0]["expires_at"]
     assert settled == [{"state": "settled", "changed": True, "was_expired": False}]
@@ -96,6 +98,9 @@ def test_every_command_of_the_page_runs(database, tokentra):
     for line in COMMANDS:
         program, *arguments = shlex.split(line)
         assert program == "tokentra"
+        if "grant-reader" in line:
+            # Logins belong to the whole server, which other tests share.
+            arguments[arguments.index("gateway")] = login = f"gateway_{database.parts['dbname']}"
         said[line] = tokentra(*arguments)
         if line.startswith("tokentra quota resume"):
             with database.connect(autocommit=True) as db:
@@ -113,6 +118,17 @@ def test_every_command_of_the_page_runs(database, tokentra):
     assert (allowed, warning) == ("Allowed.", "Warning: quota ann a day would be at 73.0 % of its tokens.")
     assert set(applicable.removeprefix("Quotas that apply: ").split(", ")) == {"budget", "ann a day"}
     assert "resumed" in texts[9] and "acme/search is deleted" in texts[10]
+    try:
+        password = texts[11].rsplit(" ", 1)[1].strip()
+        parts = urlsplit(database.url)
+        gateway = Database(f"postgresql://{login}:{password}@{parts.hostname}:{parts.port}{parts.path}")
+        with gateway.connect(autocommit=True) as db:
+            assert reserve(db, Request(org, tokens=1)).id
+        tokentra("db", "grant-reader", login, "--org", "acme")
+        with gateway.connect(autocommit=True) as db, pytest.raises(UsageError, match="may not reserve"):
+            reserve(db, Request(org, tokens=1))
+    finally:
+        tokentra("db", "revoke-reader", login)
     assert [
         name for name in cli.commands["quota"].commands if not any(f"tokentra quota {name} " in line for line in COMMANDS)
     ] == []
