@@ -1,4 +1,5 @@
-"""Quotas in operation: corrections of counters are kept, refusals expire into counts, readers see their own (docs/quotas.md)."""
+"""Quotas in operation (docs/quotas.md): corrections of counters are kept, refusals expire into counts, readers see their own; reserving
+takes fewer statements (docs/decisions/0011)."""
 
 from pathlib import Path
 
@@ -7,6 +8,9 @@ from alembic import op
 revision = "0015"
 down_revision = "0012"
 
+FILES = ("quota_management.sql", "quota_reserving.sql")
+
 
 def upgrade() -> None:
-    op.get_bind().exec_driver_sql((Path(__file__).parent.parent / "quota_management.sql").read_text().replace("%", "%%"))
+    for name in FILES:
+        op.get_bind().exec_driver_sql((Path(__file__).parent.parent / name).read_text().replace("%", "%%"))
