@@ -18,7 +18,8 @@ from tokentra_dagster.exports.pseudonyms import pseudonym, read_key
 from tokentra_dagster.exports.request import ExportRequest
 from tokentra_dagster.exports.rows import ALWAYS_COUNTED, RowReader, Totals, period_totals
 from tokentra_dagster.exports.text import iso
-from tokentra_dagster.exports.writers import WriterOptions, open_writer
+from tokentra_dagster.exports.writers import Writer, WriterOptions, open_writer
+from tokentra_dagster.exports.writers.csv import CsvWriter
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import Connection, organization_id
 
@@ -49,8 +50,7 @@ def export(database: Database, request: ExportRequest, path: Path) -> Manifest:
         try:
             writer = open_writer(request.format, unfinished, reader.columns, options)
             try:
-                for batch in reader:
-                    writer.write(batch)
+                _fill(writer, reader)
                 metadata = metadata_of(request, organization, currency, shown, reader.totals, freshness, created_at)
                 writer.close(metadata if request.include_metadata else None)
             except BaseException:
@@ -89,6 +89,16 @@ def export(database: Database, request: ExportRequest, path: Path) -> Manifest:
         path.with_name(path.name + SIDECAR).write_text(text + "\n", encoding="utf-8")
     manifest.write(path)
     return manifest
+
+
+def _fill(writer: Writer, reader: RowReader | FocusReader) -> None:
+    """Every row. The server writes csv itself where it can: it takes half the time (docs/decisions/0014)."""
+    if isinstance(writer, CsvWriter) and isinstance(reader, RowReader) and not reader.is_pseudonymised:
+        for lines in reader.csv_lines():
+            writer.write_lines(lines)
+        return
+    for batch in reader:
+        writer.write(batch)
 
 
 def metadata_of(
