@@ -6,10 +6,11 @@ import sys
 
 
 def main(names: list[str]) -> None:
-    from bench import analytics, analytics_quality, events, exports, functions, load, memory, quotas, rollup
+    from bench import analytics, analytics_quality, events, exports, functions, live, load, memory, quotas, rollup
 
     known = {
-        "analytics": analytics.run, "events": events.run, "exports": exports.run, "functions": functions.run, "load": load.run,
+        "analytics": analytics.run, "events": events.run, "exports": exports.run, "functions": functions.run, "live": live.run,
+        "load": load.run,
         "memory": memory.run, "quality": analytics_quality.run, "quotas": quotas.run, "rollup": rollup.run,
     }  # fmt: skip
     unknown = [name for name in names if name not in known]

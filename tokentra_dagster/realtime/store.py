@@ -36,7 +36,9 @@ WITH written AS (
   SELECT org_id, provider, event_number FROM written
   RETURNING event_number
 )
-SELECT count(*) AS stored, EXISTS (SELECT FROM app.organizations WHERE id = %s) AS org_is_known FROM pending
+SELECT count(*) AS stored, EXISTS (SELECT FROM app.organizations WHERE id = %s) AS org_is_known,
+  CASE WHEN count(*) > 0 THEN raw.announce_events(%s) END AS is_announced
+FROM pending
 """
 
 
@@ -66,7 +68,7 @@ def append_in(db: Connection, org_id: UUID, events: Sequence[UsageEvent], *, now
         refuse_future(event, received)
     columns = [*map(_column, FIELDS, [events] * len(FIELDS)), *map(list, zip(*price_events(events), strict=True))]
     with db.transaction():
-        row = db.execute(_APPEND, [org_id, received, *columns, org_id]).fetchone()
+        row = db.execute(_APPEND, [org_id, received, *columns, org_id, org_id]).fetchone()
         assert row is not None
         if not row["org_is_known"]:
             raise UsageError(f"No organisation has the id {org_id}; run `tokentra org add NAME` and send events with its id.")

@@ -175,6 +175,22 @@ BEGIN
 END
 $$;
 
+-- Tells whoever listens for the organisation's events that there are new ones; the message itself is empty. Each organisation has a
+-- channel of its own, so nobody learns of another's without knowing its id. A transaction that notifies holds a lock of the whole
+-- server until it is on disk, so that many at once would wait for each other: one at a time does. Whoever is left out has a
+-- listener's next look to be seen by (docs/decisions/0019).
+CREATE FUNCTION raw.announce_events(p_org_id UUID) RETURNS BOOLEAN
+LANGUAGE plpgsql AS
+$$
+BEGIN
+  IF NOT pg_try_advisory_xact_lock(7265016) THEN
+    RETURN false;
+  END IF;
+  PERFORM pg_notify('tokentra_events_' || p_org_id, '');
+  RETURN true;
+END
+$$;
+
 -- ACCESS
 -- What the function reads, of a reader's own organisations (row-level security): no metadata, errors, keys or users.
 CREATE FUNCTION app.apply_live_access() RETURNS VOID
