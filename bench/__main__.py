@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 MODULES = (
-    "analytics", "collector", "events", "export_memory", "exports", "functions", "load", "memory", "analytics_quality", "quotas", "rollup",
+    "analytics", "collector", "events", "export_memory", "exports", "functions", "live", "load", "memory", "analytics_quality", "quotas", "rollup",
 )  # fmt: skip
 NAMES = {"analytics_quality": "quality"}
 LONG = {"export_memory"}

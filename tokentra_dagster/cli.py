@@ -18,6 +18,7 @@ from tokentra_dagster.commands.platform import database, demo, simulate, up
 from tokentra_dagster.commands.quota import quota
 from tokentra_dagster.commands.retention import retention
 from tokentra_dagster.commands.setup import connection, org, rule
+from tokentra_dagster.commands.top import top
 from tokentra_dagster.commands.work import build, import_, sync
 from tokentra_dagster.errors import TokenTraError, UsageError
 
@@ -40,6 +41,7 @@ for command in (
     import_,
     build,
     summary,
+    top,
     analyze,
     report,
     export,
