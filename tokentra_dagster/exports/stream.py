@@ -24,7 +24,7 @@ from tokentra_dagster.warehouse.database import Database
 
 SESSION = "-c timezone=UTC -c datestyle=ISO -c client_encoding=UTF8 -c extra_float_digits=1"
 """What text COPY writes hangs on these, and a database or a role may have its own."""
-BATCH_BYTES = 4 * 1024 * 1024
+BATCH_BYTES = 2 * 1024 * 1024
 WAITING_BLOCKS = 2
 
 
