@@ -6,9 +6,11 @@ Storing is measured in turns, round by round, so that what else the machine does
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from unittest.mock import patch
 from uuid import UUID
@@ -17,6 +19,7 @@ from bench.events import NOW, made
 from bench.server import fresh_database
 from tokentra_dagster.realtime import store
 from tokentra_dagster.realtime.live import live_usage
+from tokentra_dagster.realtime.live_feed import LiveFeed, Watcher
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import add_organization
 
@@ -40,8 +43,10 @@ def run(count: int = 1_000_000) -> None:
     with fresh_database() as database:
         with database.connect() as db:
             orgs = [add_organization(db, f"bench-{number}")[0] for number in range(SENDERS)]
+            watched = add_organization(db, "watched")[0]
         storing(database, orgs)
-        looking(database, orgs[0], count)
+        looking(database, watched, count)
+        watching(database, watched)
 
 
 def storing(database: Database, orgs: list[UUID]) -> None:
@@ -52,7 +57,7 @@ def storing(database: Database, orgs: list[UUID]) -> None:
     print(
         f"  events/s stored by {SENDERS} senders, best of {ROUNDS} rounds   {'one org':>10} {'an org each':>12}   size of a transaction"
     )
-    for size, events in ((1, 1000), (100, 20_000), (1000, 40_000)):
+    for size, events in ((1, 400), (100, 8_000), (1000, 24_000)):
         best: dict[tuple[str, int], float] = {}
         for round_ in range(ROUNDS):
             for name, function in VARIANTS.items():
@@ -113,13 +118,38 @@ def looking(database: Database, org: UUID, count: int) -> None:
                 live_usage(db, org, minutes, now)
                 times.append(time.perf_counter() - began)
             print(f"    last {minutes:>2} minutes   {min(times) * 1000:>8,.0f} ms {max(times) * 1000:>8,.0f} ms")
-        delays = []
-        for number in range(50):
-            event = made(1, f"seen-{number}")
-            began = time.perf_counter()
-            store.append_in(db, org, event, now=NOW)
-            live_usage(db, org, 5, NOW)
-            delays.append((time.perf_counter() - began) * 1000)
-        print(
-            f"  an event stored and then seen by a look: median {statistics.median(delays):.0f} ms, worst of 50 {max(delays):.0f} ms"
-        )
+
+
+def watching(database: Database, org: UUID) -> None:
+    """From the call that stores an event until a watcher has the snapshot with it, beside a million others in the hour before."""
+
+    async def watch() -> list[float]:
+        feed = LiveFeed(database)
+        watcher = feed.watch(org, 15)
+        requests, delays = await _requests(watcher), []
+        await asyncio.sleep(1)
+        with database.connect(autocommit=True) as db:
+            for number in range(30):
+                now = datetime.now(UTC)
+                event = replace(made(1, f"watched-{number}")[0], occurred_at=now)
+                began = time.perf_counter()
+                await asyncio.to_thread(store.append_in, db, org, [event])
+                while (seen := await _requests(watcher)) <= requests:
+                    pass
+                requests = seen
+                delays.append((time.perf_counter() - began) * 1000)
+                await asyncio.sleep(0.7)
+        feed.leave(watcher)
+        await feed.close()
+        return delays
+
+    delays = asyncio.run(watch())
+    print(
+        f"  an event stored and then with a watcher: median {statistics.median(delays):.0f} ms, worst of {len(delays)} {max(delays):.0f} ms"
+    )
+
+
+async def _requests(watcher: Watcher) -> int:
+    message = await watcher.next()
+    assert message.usage is not None, message.trouble
+    return message.usage.request_count

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "runtime": {"settings", "warehouse"},
     "resources": {"runtime", "settings", "warehouse"},
     "ingest": {*LEAVES, "secret_references", "pricing", "model_names", "providers", "warehouse", "resources"},
-    "realtime": {*LEAVES, "analytics", "ingest", "pricing", "resources", "warehouse"},
+    "realtime": {*LEAVES, "analytics", "ingest", "pricing", "resources", "transform", "warehouse"},
     "client": set(),
     "collector": {"errors", "realtime", "records", "settings", "warehouse"},
     "summary": {"errors", "warehouse"},
