@@ -32,7 +32,7 @@ SELECT coverage.date, bool_or(coverage.is_provisional) AS is_provisional,
   bool_or(NOT coverage.is_complete AND connection.integration IS NOT NULL) AS is_incomplete
 FROM marts.usage_coverage AS coverage
 JOIN app.provider_connections AS connection ON connection.id = coverage.provider_connection_id
-WHERE coverage.org_id = %(org)s AND coverage.is_authoritative
+WHERE coverage.org_id = %(org)s AND coverage.is_authoritative AND connection.is_active
   AND coverage.date >= (%(start)s AT TIME ZONE 'UTC')::date AND coverage.date < (%(end)s AT TIME ZONE 'UTC' + interval '1 day' - interval '1 microsecond')::date
 GROUP BY coverage.date ORDER BY coverage.date
 """
