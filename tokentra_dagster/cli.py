@@ -15,6 +15,7 @@ from tokentra_dagster.commands.exporting import export
 from tokentra_dagster.commands.look import doctor, summary
 from tokentra_dagster.commands.platform import database, demo, simulate, up
 from tokentra_dagster.commands.retention import retention
+from tokentra_dagster.commands.scheduled_exports import exports
 from tokentra_dagster.commands.setup import connection, org, rule
 from tokentra_dagster.commands.work import build, import_, sync
 from tokentra_dagster.errors import TokenTraError, UsageError
@@ -41,6 +42,7 @@ for command in (
     analyze,
     report,
     export,
+    exports,
     alerts,
     retention,
     doctor,

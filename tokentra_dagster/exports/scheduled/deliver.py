@@ -103,7 +103,9 @@ def deliver_due(
         except Exception as error:
             # Also what nobody foresaw: it stays visible, and is tried again.
             if db.broken:
-                raise TransientError(f"The database went away while {scheduled.label} was delivered; it is tried again.") from error
+                raise TransientError(
+                    f"The database went away while {scheduled.label} was delivered; it is tried again."
+                ) from error
             says = _sentence(error, scheduled.label)
             wait = chosen.longest_pause if isinstance(error, PermanentError | UsageError) else timedelta(0)
             if isinstance(error, TransientError):
