@@ -73,6 +73,10 @@ def plan_due(db: Connection, export_id: UUID, now: datetime) -> int:
 
 def plan_one(db: Connection, export: ScheduledExport, due_at: datetime, now: datetime) -> UUID:
     """The id of one due time's run, written down where it is not yet. Raises `UsageError` for a time that is none, or not come yet."""
+    known = read_run(db, run_id(export.id, due_at))
+    if known is not None:
+        # Also one of a schedule that was changed since.
+        return known.id
     if not is_due_time(export.schedule, export.zone, due_at):
         after = export.next_due(due_at)
         hint = f"; the next one after it is {after[0]:%Y-%m-%dT%H:%MZ}" if after else ""
