@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "retention": {"markdown", "resources", "settings", "transform", "warehouse"},
     "exports": {"errors", "analytics", "price_list", "providers", "secret_references", "settings", "usage_source", "warehouse"},
     "alerts": {"errors", "exports", "markdown", "resources", "secret_references", "settings", "warehouse"},
+    "export_assets": {"alerts", "errors", "exports", "markdown", "resources", "settings", "warehouse"},
     "analyses": {"analytics"},
     "charts": set(),
     "tables": {"analyses", "analytics", "markdown"},
@@ -61,6 +62,7 @@ ALLOWED: dict[str, set[str]] = {
     "definitions": {
         "alerts",
         "analytics_assets",
+        "export_assets",
         "ingest",
         "quotas",
         "realtime",

@@ -17,6 +17,7 @@ from tokentra_dagster.commands.look import doctor, summary
 from tokentra_dagster.commands.platform import database, demo, simulate, up
 from tokentra_dagster.commands.quota import quota
 from tokentra_dagster.commands.retention import retention
+from tokentra_dagster.commands.scheduled_exports import exports
 from tokentra_dagster.commands.setup import connection, org, rule
 from tokentra_dagster.commands.top import top
 from tokentra_dagster.commands.work import build, import_, sync
@@ -45,6 +46,7 @@ for command in (
     analyze,
     report,
     export,
+    exports,
     alerts,
     collect,
     keys,

@@ -26,6 +26,9 @@ QUOTA_STATUS = dg.AssetKey(["marts", "quota_status"])
 ASSET_JOB = "__ASSET_JOB"
 """Dagster's name for runs of assets without a job, e.g. those that follow changes."""
 ASSETS = "assets of "
+SUBJECT_TAG = "tokentra/subject"
+"""On runs of a job that are about different things, e.g. exports: each has a streak of its own, and no other's success ends it."""
+OF = " of "
 FORGOTTEN_AFTER = timedelta(days=7)
 """A job that nobody has run since its failure."""
 
@@ -136,11 +139,18 @@ def failed_run(context: dg.RunFailureSensorContext) -> FailedRun:
     said = next((_cause(event.step_failure_data) for event in events), context.failure_event.message or "")
     return FailedRun(
         run_id=run.run_id,
-        job=f"{ASSETS}{', '.join(sorted(steps)) or 'no step'}" if run.job_name == ASSET_JOB else run.job_name,
+        job=_job(run, steps),
         failed_at=datetime.fromtimestamp(ended, UTC) if ended else datetime.now(UTC),
         error=next((line for line in said.strip().splitlines() if line.strip()), "no error was kept"),
         steps=steps,
     )
+
+
+def _job(run: dg.DagsterRun, steps: Sequence[str]) -> str:
+    if run.job_name == ASSET_JOB:
+        return f"{ASSETS}{', '.join(sorted(steps)) or 'no step'}"
+    subject = run.tags.get(SUBJECT_TAG)
+    return f"{run.job_name}{OF}{subject}" if subject else run.job_name
 
 
 def _cause(failure: Any) -> str:
@@ -167,8 +177,10 @@ def resolve_runs(database: Database, instance: dg.DagsterInstance) -> None:
 
 def _succeeded(instance: dg.DagsterInstance, job: str, steps: Sequence[str], since: datetime) -> bool:
     of_assets = job.startswith(ASSETS)
+    name, _, subject = (ASSET_JOB, "", "") if of_assets else job.partition(OF)
+    about = {SUBJECT_TAG: subject} if subject else None
     records = instance.get_run_records(
-        dg.RunsFilter(job_name=ASSET_JOB if of_assets else job, statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=since),
+        dg.RunsFilter(job_name=name, tags=about, statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=since),
         limit=100 if of_assets else 1,
     )
     if not of_assets or not steps:
