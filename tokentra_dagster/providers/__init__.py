@@ -60,6 +60,26 @@ INTEGRATIONS: dict[str, Integration] = {
         settles_after=timedelta(days=3),
         costs_settle_after=timedelta(days=7),
     ),
+    "aws": Integration(
+        # CloudWatch takes late points for two weeks but rarely gets them; AWS says nothing for Bedrock.
+        target="tokentra_dagster.providers.aws:AwsSource",
+        title="Amazon Bedrock by CloudWatch metrics",
+        providers=("aws",),
+        key_needed="an access key as ACCESS_KEY_ID:SECRET_ACCESS_KEY",
+        key_optional=True,
+        options=(
+            "regions",
+            "models",
+            "mantle",
+            "invocations",
+            "latency_percentiles",
+            "role_arn",
+            "external_id",
+            "timeout_seconds",
+            "max_retries",
+        ),
+        settles_after=timedelta(days=3),
+    ),
 }
 
 
