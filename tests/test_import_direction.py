@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "model_names": set(),
     "price_list": {"records", "errors", "model_names"},
     "pricing": {"records", "batch", "errors", "model_names", "price_list"},
-    "providers": {"errors", "records", "model_names"},
+    "providers": {"errors", "records", "model_names", "latency"},
     "simulator": {"errors", "records"},
     "warehouse": {"errors", "settings", "records"},
     "analytics": {"errors", "price_list"},

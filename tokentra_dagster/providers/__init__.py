@@ -80,6 +80,30 @@ INTEGRATIONS: dict[str, Integration] = {
         ),
         settles_after=timedelta(days=3),
     ),
+    "aws_invocation_logs": Integration(
+        target="tokentra_dagster.providers.aws_invocation_logs:AwsInvocationLogSource",
+        title="Amazon Bedrock's model invocation log in S3",
+        providers=("aws",),
+        key_needed="an access key as ACCESS_KEY_ID:SECRET_ACCESS_KEY",
+        key_optional=True,
+        options=(
+            "location",
+            "bucket_region",
+            "accounts",
+            "regions",
+            "models",
+            "delivery_lag_hours",
+            "attribution",
+            "keep_metadata",
+            "role_arn",
+            "external_id",
+            "timeout_seconds",
+            "max_retries",
+        ),
+        settles_after=timedelta(days=1),
+        # It sees requests where they pass and not the account's totals: beside `aws` it explains and is not added.
+        source="gateway",
+    ),
 }
 
 

@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 
 from tokentra_dagster.errors import PermanentError
 from tokentra_dagster.providers import aws_client, aws_metrics
-from tokentra_dagster.providers.aws_catalogue import Catalogue
+from tokentra_dagster.providers.aws_catalogue import Catalogue, named_models
 from tokentra_dagster.providers.aws_client import Aws
 from tokentra_dagster.providers.aws_cloudwatch import MOST_QUERIES, Query, points, series, spans, whole
 from tokentra_dagster.providers.aws_metrics import MANTLE, RUNTIME, Series, counted, is_level, queries_of
@@ -52,9 +52,9 @@ class AwsSource:
         self._mantle = options.one_of("mantle", ("project", "model", "off"), "project")
         self._successful = options.one_of("invocations", ("accepted", "successful"), "accepted") == "successful"
         self._percentiles = options.one_of("latency_percentiles", ("on", "off"), "on") == "on"
-        self._models = dict(_named(text) for text in options.texts("models"))
+        self._models = named_models(options)
         self._aws = Aws.of(config, options)
-        self._catalogue = Catalogue(self._aws, {name: model for name, model in self._models.items() if model})
+        self._catalogue = Catalogue(self._aws, self._models)
         self._remarks: list[str] = []
 
     def usage(self, window: Window) -> Iterator[Item]:
@@ -170,9 +170,3 @@ def regions(options: Options) -> tuple[str, ...]:
             "regions", ",".join(named), "name the regions in which Bedrock is called, e.g. us-east-1,eu-central-1"
         )
     return named
-
-
-def _named(text: str) -> tuple[str, str]:
-    """`id` or `id=model` of the option `models`."""
-    name, _, model = text.partition("=")
-    return name.strip(), model.strip()

@@ -15,6 +15,7 @@ from tokentra_dagster.model_names import name_in_arn
 from tokentra_dagster.providers.aws_client import Aws
 from tokentra_dagster.providers.aws_cloudwatch import whole
 from tokentra_dagster.providers.failures import Refused
+from tokentra_dagster.providers.options import Options
 
 _APPLICATION = "application-inference-profile"
 
@@ -42,7 +43,7 @@ class Catalogue:
 
     aws: Aws
     named: Mapping[str, str] = field(default_factory=dict)
-    """The option `models`: a profile's id or ARN -> the model it stands for."""
+    """The option `models` (`named_models`)."""
     remarks: list[str] = field(default_factory=list)
     _profiles: dict[str, dict[str, Profile]] = field(default_factory=dict)
 
@@ -51,7 +52,7 @@ class Catalogue:
         last = text.rsplit("/", 1)[-1]
         application = _APPLICATION in text
         model = self.named.get(text) or self.named.get(last)
-        if model is not None:
+        if model:
             return Reference(model, last if application or "." not in last else None)
         listed = name_in_arn(text)
         if listed is not None and "." in listed:
@@ -123,6 +124,12 @@ class Catalogue:
     def _remark(self, text: str) -> None:
         if text not in self.remarks:
             self.remarks.append(text)
+
+
+def named_models(options: Options) -> dict[str, str]:
+    """The option `models`, `id` or `id=model` in a comma list: each id, and the model it stands for or ""."""
+    pairs = (text.partition("=") for text in options.texts("models"))
+    return {name.strip(): model.strip() for name, _, model in pairs}
 
 
 def _model_of(models: list[dict[str, str]]) -> str | None:

@@ -51,6 +51,12 @@ class Options:
         """A comma list of anything, each value once, in the order given."""
         return tuple(dict.fromkeys(part.strip() for part in self._config.options.get(name, "").split(",") if part.strip()))
 
+    def whole(self, name: str, default: int, low: int, high: int) -> int:
+        text = self._config.options.get(name, str(default)).strip()
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise self.wrong(name, text, f"it must be a whole number from {low} to {high}")
+        return int(text)
+
     def _number(self, name: str, default: float, above: float, whole: bool = False) -> float:
         text = self._config.options.get(name)
         if text is None:
