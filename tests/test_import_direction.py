@@ -81,6 +81,8 @@ NOT_FOR = {
     "simulator": {"psycopg", "dagster", *VENDORS},
     "exports": {"sqlalchemy", "dagster", *VENDORS},
 }
+# Reads the files that a provider exports; imported when one is read.
+EXCEPT = {"providers/table_rows.py": {"pyarrow"}}
 
 
 def _modules() -> list[Path]:
@@ -117,7 +119,7 @@ def test_a_module_imports_only_what_stands_before_it(path: Path):
     else:
         assert part in {"cli", "commands", "demo", "__init__"}, f"{part} is new: say in this test what it may import"
     others = {name.split(".")[0] for name in _imports(path)}
-    assert not others & NOT_FOR.get(part, set())
+    assert not others & (NOT_FOR.get(part, set()) - EXCEPT.get(str(path.relative_to(PACKAGE)), set()))
 
 
 def test_only_providers_and_no_other_module_talks_to_a_vendors_sdk():

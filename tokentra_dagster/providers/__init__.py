@@ -63,7 +63,7 @@ INTEGRATIONS: dict[str, Integration] = {
     "aws": Integration(
         # CloudWatch takes late points for two weeks but rarely gets them; AWS says nothing for Bedrock.
         target="tokentra_dagster.providers.aws:AwsSource",
-        title="Amazon Bedrock by CloudWatch metrics",
+        title="Amazon Bedrock by CloudWatch metrics, and its bill",
         providers=("aws",),
         key_needed="an access key as ACCESS_KEY_ID:SECRET_ACCESS_KEY",
         key_optional=True,
@@ -73,12 +73,18 @@ INTEGRATIONS: dict[str, Integration] = {
             "mantle",
             "invocations",
             "latency_percentiles",
+            "cost_export",
+            "cost_column",
+            "cost_products",
+            "bucket_region",
             "role_arn",
             "external_id",
             "timeout_seconds",
             "max_retries",
         ),
         settles_after=timedelta(days=3),
+        # A month's bill is final two weeks after its end, and its taxes and fees are of its first day.
+        costs_settle_after=timedelta(days=45),
     ),
     "aws_invocation_logs": Integration(
         target="tokentra_dagster.providers.aws_invocation_logs:AwsInvocationLogSource",

@@ -23,10 +23,11 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from tokentra_dagster.errors import PermanentError
-from tokentra_dagster.providers import aws_client, aws_metrics
+from tokentra_dagster.providers import aws_client, aws_cost_export, aws_metrics
 from tokentra_dagster.providers.aws_catalogue import Catalogue, named_models
 from tokentra_dagster.providers.aws_client import Aws
 from tokentra_dagster.providers.aws_cloudwatch import MOST_QUERIES, Query, points, series, spans, whole
+from tokentra_dagster.providers.aws_cost_export import CostExport
 from tokentra_dagster.providers.aws_metrics import MANTLE, RUNTIME, Series, counted, is_level, queries_of
 from tokentra_dagster.providers.base import ConnectionConfig, Window
 from tokentra_dagster.providers.options import Options
@@ -35,7 +36,7 @@ from tokentra_dagster.records import GRANULARITY_SECONDS, EntityName, Item
 
 # ---- What it can be asked ------------------------------------------------------------------------------------------
 
-OPTIONS = ("regions", "models", "mantle", "invocations", "latency_percentiles", *aws_client.OPTIONS)
+OPTIONS = ("regions", "models", "mantle", "invocations", "latency_percentiles", *aws_cost_export.OPTIONS, *aws_client.OPTIONS)
 KEPT = {"1m": timedelta(days=15), "1h": timedelta(days=455), "1d": timedelta(days=455)}
 """For how long CloudWatch can still give points of this width."""
 LISTED = timedelta(days=14)
@@ -55,6 +56,7 @@ class AwsSource:
         self._models = named_models(options)
         self._aws = Aws.of(config, options)
         self._catalogue = Catalogue(self._aws, self._models)
+        self._cost_export = CostExport.of(self._aws, options)
         self._remarks: list[str] = []
 
     def usage(self, window: Window) -> Iterator[Item]:
@@ -67,8 +69,9 @@ class AwsSource:
                 yield from self._read(region, asked[first : first + per_call], window)
 
     def costs(self, window: Window) -> Iterator[Item]:
-        """Nothing: CloudWatch knows no prices."""
-        yield from ()
+        """What the export of the option `cost_export` says was billed; nothing without it, because CloudWatch knows no prices."""
+        if self._cost_export is not None:
+            yield from self._cost_export.costs(window.start, window.end)
 
     def names(self) -> Iterator[EntityName]:
         """Application inference profiles: Bedrock's own way to tell applications apart."""
@@ -79,7 +82,7 @@ class AwsSource:
                 )
 
     def remarks(self) -> list[str]:
-        return [*self._remarks, *self._catalogue.remarks]
+        return [*self._remarks, *self._catalogue.remarks, *(self._cost_export.remarks if self._cost_export else ())]
 
     def check(self) -> str:
         """Asks for one page of metric names."""

@@ -7,6 +7,7 @@ The lists need `bedrock:ListInferenceProfiles` and `bedrock:ListFoundationModels
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,8 @@ from tokentra_dagster.providers.aws_cloudwatch import whole
 from tokentra_dagster.providers.failures import Refused
 from tokentra_dagster.providers.options import Options
 
-_APPLICATION = "application-inference-profile"
+APPLICATION = "application-inference-profile"
+_ASSUMED_ROLE = re.compile(r"^arn:([^:]+):sts::(\d+):assumed-role/([^/]+)/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Catalogue:
     def reference(self, text: str, region: str) -> Reference:
         """The model behind `text` as CloudWatch or a log spells it."""
         last = text.rsplit("/", 1)[-1]
-        application = _APPLICATION in text
+        application = APPLICATION in text
         model = self.named.get(text) or self.named.get(last)
         if model:
             return Reference(model, last if application or "." not in last else None)
@@ -130,6 +132,14 @@ def named_models(options: Options) -> dict[str, str]:
     """The option `models`, `id` or `id=model` in a comma list: each id, and the model it stands for or ""."""
     pairs = (text.partition("=") for text in options.texts("models"))
     return {name.strip(): model.strip() for name, _, model in pairs}
+
+
+def principal_of(identity: str | None) -> str | None:
+    """The IAM role or user behind an identity's ARN: a role's sessions are many, the role is one."""
+    if identity is None:
+        return None
+    role = _ASSUMED_ROLE.match(identity)
+    return f"arn:{role[1]}:iam::{role[2]}:role/{role[3]}" if role else identity
 
 
 def _model_of(models: list[dict[str, str]]) -> str | None:

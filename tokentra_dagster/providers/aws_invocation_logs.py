@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 
 from tokentra_dagster.errors import PermanentError
 from tokentra_dagster.providers import aws_client
-from tokentra_dagster.providers.aws_catalogue import Catalogue, Reference, named_models
+from tokentra_dagster.providers.aws_catalogue import Catalogue, Reference, named_models, principal_of
 from tokentra_dagster.providers.aws_client import Aws
 from tokentra_dagster.providers.aws_log_groups import Buckets, Group, length_of
 from tokentra_dagster.providers.aws_log_items import Invocation, invocation, read, without_bodies
@@ -43,7 +43,6 @@ HOUR = timedelta(hours=1)
 LONGEST_LINE = 32 << 20
 _LOG = "BedrockModelInvocationLogs"
 _HOUR_IN_KEY = re.compile(r"/(\d{4})/(\d{2})/(\d{2})/(\d{2})/[^/]+\.json(?:\.gz)?$")
-_ASSUMED_ROLE = re.compile(r"^arn:([^:]+):sts::(\d+):assumed-role/([^/]+)/")
 
 
 class _Late(BadItem):
@@ -196,7 +195,7 @@ class AwsInvocationLogSource:
             request_type=request_type(reference.model),
             profile_id=reference.profile_id,
             user_id=user or one.identity,
-            principal=_principal(one.identity),
+            principal=principal_of(one.identity),
             service_tier=one.service_tier,
             context_window=length_of(one.input_tokens),
             names=tuple(sorted(said.items())),
@@ -212,14 +211,6 @@ def _pair(options: Options, text: str) -> tuple[str, str]:
     if name.strip() not in FILLED or not found or not key.strip():
         raise options.wrong("attribution", text, f"write KIND=KEY, where KIND is one of {', '.join(FILLED)}, e.g. team=squad")
     return name.strip(), key.strip()
-
-
-def _principal(identity: str | None) -> str | None:
-    """The IAM role or user behind an identity: a role's sessions are many, the role is one."""
-    if identity is None:
-        return None
-    role = _ASSUMED_ROLE.match(identity)
-    return f"arn:{role[1]}:iam::{role[2]}:role/{role[3]}" if role else identity
 
 
 def _hour(moment: datetime) -> datetime:

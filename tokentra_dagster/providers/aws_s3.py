@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import IO, Any
 
 from tokentra_dagster.providers.aws_client import Aws
@@ -22,6 +23,7 @@ _URL = re.compile(r"^s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<pr
 class Object:
     key: str
     size: int
+    modified: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Location:
         more = {"StartAfter": self.prefix + after} if after else {}
         for page in self._pages(Prefix=start, **more):
             for found in page.get("Contents", []):
-                yield Object(found["Key"].removeprefix(self.prefix), found["Size"])
+                yield Object(found["Key"].removeprefix(self.prefix), found["Size"], found["LastModified"])
 
     def _pages(self, **arguments: Any) -> Iterator[dict[str, Any]]:
         client = self.aws.client("s3", self.region)
