@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+from tests.providers.aws_server import log_key
+
 SECRET = "AKIAMOTO:very/secret+key"
 
 
@@ -32,7 +34,7 @@ class Bucket:
         self, folder: datetime, lines: Iterable[Any], name: str = "0", account: str = "123456789012", region: str = "us-east-1"
     ) -> str:
         """One log object in the folder of that hour; text stays as it is."""
-        key = f"bedrock/AWSLogs/{account}/BedrockModelInvocationLogs/{region}/{folder:%Y/%m/%d/%H}/{folder:%Y%m%dT%H%M%S}Z_{name}.json.gz"
+        key = log_key(folder, name, account, region)
         text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
         self.put(key, gzip.compress(text.encode()))
         return key

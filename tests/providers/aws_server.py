@@ -1,4 +1,4 @@
-"""A local CloudWatch and Bedrock that boto3 talks to: it holds samples, answers in pages, and fails as it is told to.
+"""A local CloudWatch, Bedrock and S3 that boto3 talks to: it holds samples and objects, answers in pages, and fails as it is told to.
 
 moto's CloudWatch knows no percentiles, no pages of points and no status of a result; this one speaks the same JSON protocol.
 """
@@ -9,10 +9,13 @@ import gzip
 import json
 import threading
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, unquote
+from xml.sax.saxutils import escape
 
 Dimensions = dict[str, str]
 
@@ -36,6 +39,8 @@ class AwsServer:
         self.listed_since: datetime | None = None
         self.page_points = 100_800
         self.page_metrics = 500
+        self.page_objects = 1000
+        self.objects: dict[str, bytes] = {}
         self.models: list[str] | None = []
         self.profiles: list[dict[str, Any]] = []
         self.faults: list[Fault] = []
@@ -79,16 +84,14 @@ class AwsServer:
     # ---- Answers -----------------------------------------------------------------------------------------------------
 
     def _serve(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        path, _, query = handler.path.partition("?")
         target = (handler.headers.get("x-amz-target") or "").rpartition(".")[2]
-        path = handler.path.partition("?")[0]
-        if not target:
-            target = {"/inference-profiles": "ListInferenceProfiles", "/foundation-models": "ListFoundationModels"}.get(
-                path, "AssumeRole"
-            )
         rest = path in ("/inference-profiles", "/foundation-models")
-        parameters = (
-            json.loads(body) if handler.headers.get("x-amz-target") else {"query": handler.path.partition("?")[2] + body.decode()}
-        )
+        parameters = json.loads(body) if target else {"path": unquote(path), "query": query + body.decode()}
+        if rest:
+            target = "ListInferenceProfiles" if path == "/inference-profiles" else "ListFoundationModels"
+        elif not target:
+            target = "AssumeRole" if path == "/" else "ListObjectsV2" if "list-type=2" in query else "GetObject"
         self.requests.append((target, parameters))
         self.headers.append({name.lower(): value for name, value in handler.headers.items()})
         fault = self._fault(target)
@@ -99,8 +102,11 @@ class AwsServer:
             code = fault.headers.get("code", code)
             answer: Any = {"__type": code, "message": f"{code} on purpose"}
             headers = {"x-amzn-errortype": code, **headers}
-        elif target == "AssumeRole":
-            self._send(handler, 200, _ASSUMED.encode(), {}, "text/xml")
+        elif target in ("AssumeRole", "ListObjectsV2", "GetObject"):
+            status, content = (200, _ASSUMED.encode()) if target == "AssumeRole" else getattr(self, f"_{target}")(parameters)
+            if fault and fault.kind == "truncated":
+                content = content[: len(content) // 2]
+            self._send(handler, status, content, {}, "text/xml")
             return
         else:
             answer = getattr(self, f"_{target}")(parameters)
@@ -127,6 +133,49 @@ class AwsServer:
                 fault.times -= 1
                 return fault
         return None
+
+    def _ListObjectsV2(self, parameters: dict[str, Any]) -> tuple[int, bytes]:
+        asked = {name: values[0] for name, values in parse_qs(parameters["query"]).items()}
+        prefix, delimiter = asked.get("prefix", ""), asked.get("delimiter")
+        after = asked.get("continuation-token") or asked.get("start-after", "")
+        keys, folders = [], []
+        bucket = parameters["path"].strip("/")
+        for name in sorted(self.objects):
+            key = name.removeprefix(f"{bucket}/")
+            if key == name or not key.startswith(prefix) or key <= after:
+                continue
+            inside = key.removeprefix(prefix)
+            if delimiter and delimiter in inside:
+                folders.append(prefix + inside.partition(delimiter)[0] + delimiter)
+            else:
+                keys.append(key)
+        page = keys[: self.page_objects]
+        more = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if len(keys) > len(page) else ""
+        parts = [
+            f"<Contents><Key>{escape(key)}</Key><LastModified>2026-11-01T00:00:00.000Z</LastModified><ETag>x</ETag>"
+            f"<Size>{len(self.objects[f'{bucket}/{key}'])}</Size></Contents>"
+            for key in page
+        ] + [f"<CommonPrefixes><Prefix>{escape(one)}</Prefix></CommonPrefixes>" for one in dict.fromkeys(folders)]
+        text = (
+            f'<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>{bucket}</Name><KeyCount>'
+            f"{len(parts)}</KeyCount><IsTruncated>{'true' if more else 'false'}</IsTruncated>{more}{''.join(parts)}</ListBucketResult>"
+        )
+        return 200, text.encode()
+
+    def _GetObject(self, parameters: dict[str, Any]) -> tuple[int, bytes]:
+        content = self.objects.get(parameters["path"].lstrip("/"))
+        missing = b"<Error><Code>NoSuchKey</Code><Message>The key does not exist.</Message></Error>"
+        return (404, missing) if content is None else (200, content)
+
+    def log(
+        self, folder: datetime, lines: Iterable[Any], name: str = "0", account: str = "123456789012", region: str = "us-east-1"
+    ) -> str:
+        """One object of the invocation log of `s3://acme-logs/bedrock` in the folder of that hour; text stays as it is."""
+        key = log_key(folder, name, account, region)
+        self.objects[f"acme-logs/{key}"] = gzip.compress(
+            "\n".join(t if isinstance(t, str) else json.dumps(t) for t in lines).encode()
+        )
+        return key
 
     def _ListMetrics(self, parameters: dict[str, Any]) -> dict[str, Any]:
         found = [
@@ -188,6 +237,11 @@ class AwsServer:
         found = [profile for profile in self.profiles if profile["type"] == kind]
         start = 1 if "nextToken=1" in parameters["query"] else 0
         return {"inferenceProfileSummaries": found[start : start + 1], **({"nextToken": "1"} if len(found) > start + 1 else {})}
+
+
+def log_key(folder: datetime, name: str, account: str, region: str) -> str:
+    place = f"bedrock/AWSLogs/{account}/BedrockModelInvocationLogs/{region}"
+    return f"{place}/{folder:%Y/%m/%d/%H}/{folder:%Y%m%dT%H%M%S}Z_{name}.json.gz"
 
 
 def profile(identifier: str, name: str, model: str, kind: str = "APPLICATION") -> dict[str, Any]:

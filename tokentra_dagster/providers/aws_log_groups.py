@@ -77,6 +77,7 @@ class Sums:
 def record(group: Group, sums: Sums, granularity: Granularity) -> UsageRecord:
     failed = sum(sums.errors.values())
     metadata: dict[str, Any] = dict(group.metadata)
+    names: dict[str, Any] = dict(group.names)
     if sums.errors:
         metadata["error_codes"] = dict(sorted(sums.errors.items()))
     if not group.knows_tokens:
@@ -103,7 +104,7 @@ def record(group: Group, sums: Sums, granularity: Granularity) -> UsageRecord:
         user_id=group.user_id,
         context_window=group.context_window,
         metadata=metadata,
-        **dict(group.names),
+        **names,
         **_latency(sums.latencies),
     )
 

@@ -105,4 +105,4 @@ class Location:
 
             self.aws.ask(f"reading s3://{self.bucket}/{self.prefix}{key}", fetch, self._todo)
             file.seek(0)
-            yield file  # type: ignore[misc]
+            yield file
