@@ -93,6 +93,15 @@ def test_what_is_published_at_several_levels_is_counted_at_one(server, source):
     assert len(split(source(mantle="off").usage(day()))[0]) == 1
 
 
+def test_a_level_that_is_not_there_is_said_and_not_taken_for_no_usage(server, source):
+    server.put("Inferences", {"Deployment": "x"}, DAY, 4, namespace="AWS/BedrockMantle")
+    opened = source()
+    assert list(opened.usage(day())) == []
+    assert opened.remarks() == [
+        "AWS/BedrockMantle in us-east-1 has metrics, but none at the level that is read; their dimensions: Deployment."
+    ]
+
+
 def test_failed_requests_are_inside_invocations_and_throttled_ones_outside(server, source):
     used(server, NOVA, DAY, requests=10, InvocationClientErrors=2, InvocationServerErrors=1, InvocationThrottles=5)
     (record,), _, _ = split(source().usage(day()))
@@ -165,6 +174,14 @@ def test_an_application_profile_is_a_project_and_pays_what_its_model_pays(server
         ("project", "abc123", "checkout"),
         ("project", "def456", "search"),
     ]
+
+
+def test_a_profile_for_global_inference_pays_the_global_price(server, source):
+    found = profile("abc123", "checkout", "anthropic.claude-haiku-4-5-20251001-v1:0")
+    found["models"].append({"modelArn": "arn:aws:bedrock:::foundation-model/anthropic.claude-haiku-4-5-20251001-v1:0"})
+    server.profiles = [found]
+    used(server, {"ModelId": "abc123"}, DAY)
+    assert [r.model for r in source().usage(day())] == ["global.anthropic.claude-haiku-4-5-20251001-v1:0"]
 
 
 def test_without_the_right_to_list_profiles_the_option_models_names_them(server, source):
@@ -298,6 +315,7 @@ def test_without_a_secret_the_machines_own_login_is_used(server, source, monkeyp
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     source(secret="").check()
     assert "Credential=AKIAOFTHEMACHINE/" in server.headers[-1]["authorization"]
+    monkeypatch.setenv("AWS_PROFILE", "not-there")
     source().check()
     assert "Credential=AKIAEXAMPLE0000/" in server.headers[-1]["authorization"]
 

@@ -105,7 +105,11 @@ def test_the_policy_is_json_and_allows_what_the_code_asks_for():
 
 def test_the_page_tells_the_columns_and_how_far_back_is_read():
     assert all(f"`{name}`" in PAGE for name in (*REQUIRED, COSTS["unblended"]))
-    assert (INTEGRATIONS["aws"].settles_after, INTEGRATIONS["aws"].costs_settle_after) == (timedelta(days=3), timedelta(days=45))
+    assert (INTEGRATIONS["aws"].settles_after, INTEGRATIONS["aws"].costs_settle_after) == (timedelta(days=3), timedelta(days=12))
+    assert "the days of the last 12 days and one more" in PAGE
+    # The daily sync asks for no more than CloudWatch lists, and keeps, in whatever width.
+    reach = INTEGRATIONS["aws"].costs_settle_after + timedelta(days=2)
+    assert reach <= aws.LISTED < aws.KEPT["1m"]
     assert INTEGRATIONS["aws_invocation_logs"].settles_after == timedelta(days=1)
     for width, kept in (("minutes", aws.KEPT["1m"]), ("hours", aws.KEPT["1h"])):
         assert f"{width} for {kept.days} days" in PAGE

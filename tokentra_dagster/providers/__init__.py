@@ -83,8 +83,8 @@ INTEGRATIONS: dict[str, Integration] = {
             "max_retries",
         ),
         settles_after=timedelta(days=3),
-        # A month's bill is final two weeks after its end, and its taxes and fees are of its first day.
-        costs_settle_after=timedelta(days=45),
+        # As far as CloudWatch lists every metric and keeps minutes, because a sync reads usage and costs of the same days.
+        costs_settle_after=timedelta(days=12),
     ),
     "aws_invocation_logs": Integration(
         target="tokentra_dagster.providers.aws_invocation_logs:AwsInvocationLogSource",

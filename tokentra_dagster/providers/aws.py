@@ -106,22 +106,26 @@ class AwsSource:
 
     def _series(self, region: str, window: Window) -> Iterator[Series]:
         """Each series of usage once."""
-        found = {
-            Series(namespace, tuple(sorted(dimensions.items())))
-            for namespace in (RUNTIME, *([MANTLE] if self._mantle != "off" else []))
-            for metric, dimensions in series(self._aws, region, namespace)
-            if is_level(namespace, dimensions, self._mantle) and metric in aws_metrics.READ[namespace]
-        }
+        found: set[Series] = set()
+        for namespace in (RUNTIME, *([MANTLE] if self._mantle != "off" else [])):
+            listed = [one for one in series(self._aws, region, namespace) if one[0] in aws_metrics.READ[namespace]]
+            level = {Series(namespace, tuple(sorted(at.items()))) for _, at in listed if is_level(namespace, at, self._mantle)}
+            if listed and not level:
+                seen = sorted({" and ".join(sorted(at)) or "none" for _, at in listed})
+                self._remark(
+                    f"{namespace} in {region} has metrics, but none at the level that is read; their dimensions: {', '.join(seen)}."
+                )
+            found |= level
         ids = set(self._models)
         if window.start < self._now() - LISTED:
-            listed = self._catalogue.model_ids(region)
-            if listed is None and not self._models:
+            callable_ids = self._catalogue.model_ids(region)
+            if callable_ids is None and not self._models:
                 raise PermanentError(
                     f"aws: CloudWatch lists only metrics of the last two weeks, the window starts at {window.start:%Y-%m-%d} and the key "
                     f"may not list Bedrock's models in {region}; allow it bedrock:ListFoundationModels and "
                     "bedrock:ListInferenceProfiles, or name the models with the option models. Nothing was changed."
                 )
-            ids |= set(listed or ())
+            ids |= set(callable_ids or ())
             if self._mantle != "off":
                 self._remark(
                     "Usage of bedrock-mantle more than two weeks old is read only where it goes on: CloudWatch lists no other."

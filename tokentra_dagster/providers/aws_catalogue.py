@@ -143,6 +143,10 @@ def principal_of(identity: str | None) -> str | None:
 
 
 def _model_of(models: list[dict[str, str]]) -> str | None:
-    """The one model of a profile; in several regions it is the same."""
-    names = {name_in_arn(model.get("modelArn", "")) for model in models}
-    return names.pop() if len(names) == 1 else None
+    """The one model of a profile; in several regions it is the same. An ARN without a region is of global inference, whose price
+    differs."""
+    arns = [model.get("modelArn", "") for model in models]
+    names = {name_in_arn(arn) for arn in arns}
+    name = names.pop() if len(names) == 1 else None
+    everywhere = any(arn.split(":")[3:4] == [""] for arn in arns)
+    return f"global.{name}" if name and everywhere and not name.startswith("global.") else name

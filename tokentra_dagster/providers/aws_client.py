@@ -105,15 +105,27 @@ class Aws:
 
     def _login(self) -> Any:
         import boto3
+        import botocore.session
 
         if not self.secret:
             return boto3.session.Session()
         parts = self.secret.split(":", 2)
         if len(parts) < 2 or not all(parts):
             raise PermanentError(f"{self.integration}: the secret is not {KEY_NEEDED}; it is not shown here")
+        # A key needs no profile: one that the environment names and that is not there would be an error.
+        plain = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
         return boto3.session.Session(
-            aws_access_key_id=parts[0], aws_secret_access_key=parts[1], aws_session_token=parts[2] if len(parts) > 2 else None
+            botocore_session=plain,
+            aws_access_key_id=parts[0],
+            aws_secret_access_key=parts[1],
+            aws_session_token=parts[2] if len(parts) > 2 else None,
         )
+
+    @property
+    def _sts_region(self) -> str:
+        """Any region of the role's partition."""
+        partition = (self.role_arn or "").split(":")[1]
+        return {"aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1"}.get(partition, "us-east-1")
 
     def _assumed(self, login: Any) -> Any:
         import boto3
@@ -121,7 +133,9 @@ class Aws:
         from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 
         def sts(name: str, **arguments: Any) -> Any:
-            return login.client(name, endpoint_url=self.endpoint, config=self._config(), region_name="us-east-1", **arguments)
+            return login.client(
+                name, endpoint_url=self.endpoint, config=self._config(), region_name=self._sts_region, **arguments
+            )
 
         fetcher = AssumeRoleCredentialFetcher(
             client_creator=lambda name, **arguments: sts(

@@ -185,10 +185,10 @@ class AwsInvocationLogSource:
         reference: Reference = self._catalogue.reference(one.model_id, region)
         said = {name: one.metadata[key] for name, key in self._keys.items() if one.metadata.get(key)}
         user = said.pop("user", None)
-        metadata = {
+        metadata = {key: one.metadata.get(key) for key in self._keep} | {
             "region": one.region, "account_id": one.account, "endpoint": "bedrock-runtime", "operation": one.operation,
             "inference_region": one.inference_region, "model_id": one.model_id if one.model_id != reference.model else None,
-        } | {key: one.metadata.get(key) for key in self._keep}  # fmt: skip
+        }  # fmt: skip
         return Group(
             bucket_start=start,
             model=reference.model,
