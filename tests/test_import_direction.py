@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "model_names": set(),
     "price_list": {"records", "errors", "model_names"},
     "pricing": {"records", "batch", "errors", "model_names", "price_list"},
-    "providers": {"errors", "records"},
+    "providers": {"errors", "records", "model_names", "latency"},
     "simulator": {"errors", "records"},
     "warehouse": {"errors", "settings", "records"},
     "analytics": {"errors", "price_list"},
@@ -97,6 +97,8 @@ NOT_FOR = {
     "exports": {"sqlalchemy", "dagster", *VENDORS},
     "collector": {"sqlalchemy", "dagster", "pandas", "pyarrow", *VENDORS},
 }
+# Reads the files that a provider exports; imported when one is read.
+EXCEPT = {"providers/table_rows.py": {"pyarrow"}}
 
 
 def _modules() -> list[Path]:
@@ -133,7 +135,7 @@ def test_a_module_imports_only_what_stands_before_it(path: Path):
     else:
         assert part in {"cli", "commands", "demo", "__init__"}, f"{part} is new: say in this test what it may import"
     others = {name.split(".")[0] for name in _imports(path)}
-    assert not others & NOT_FOR.get(part, set())
+    assert not others & (NOT_FOR.get(part, set()) - EXCEPT.get(str(path.relative_to(PACKAGE)), set()))
 
 
 def test_only_providers_and_no_other_module_talks_to_a_vendors_sdk():
