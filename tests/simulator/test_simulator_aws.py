@@ -122,3 +122,17 @@ def test_a_fault_passes_and_one_that_stays_is_an_error(simulator, kind):
         simulator.simulation.fault(kind, "aws", "GetMetricData", times=50)
         with pytest.raises(TransientError):
             list(metrics(simulator, "acme").usage(Window(DAY, DAY + timedelta(hours=1), "1h")))
+
+
+@pytest.mark.parametrize(("days", "width"), [(31, "1h"), (93, "1d")])
+def test_long_windows_are_the_sum_of_their_days(simulator, days, width):
+    window = Window(DAY - timedelta(days=days), DAY, width)
+    usage, _, _ = split(metrics(simulator, "acme", latency_percentiles="off").usage(window))
+    assert used(usage) == true(simulator, "acme", window.start, window.end)
+    assert len({(r.bucket_start, r.model, r.metadata["region"], r.provider_project_id) for r in usage}) == len(usage)
+
+
+def test_a_window_before_any_usage_is_empty(simulator):
+    start = datetime(2025, 9, 1, tzinfo=UTC)
+    assert list(metrics(simulator, "globex", regions="us-west-2").usage(Window(DAY, DAY + timedelta(days=1), "1h"))) == []
+    assert list(log(simulator, "acme").usage(Window(start, start + timedelta(days=1), "1h"))) == []
