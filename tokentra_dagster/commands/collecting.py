@@ -11,13 +11,19 @@ from tokentra_dagster.commands.common import echo_json, echo_table, open_databas
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 inside a container.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Default: TOKENTRA_COLLECTOR_PORT or 4318.")
 def collect(host: str, port: int | None) -> None:
-    """Take usage events over HTTP until Ctrl-C: POST /v1/events, and OTLP traces at /v1/traces (docs/collector.md)."""
+    """Take usage events over HTTP until Ctrl-C: POST /v1/events, and OTLP traces at /v1/traces (docs/collector.md).
+
+    Live usage is at /v1/live and /v1/live/feed (docs/live.md).
+    """
     from tokentra_dagster.collector.application import create_app
+    from tokentra_dagster.collector.auth import organization_of_key
     from tokentra_dagster.collector.server import listen, serve
+    from tokentra_dagster.realtime.live_routes import live_router
 
     listening = listen(host, port or settings().collector_port or 4318)
     with listening:
-        app = create_app(open_database())
+        database = open_database()
+        app = create_app(database, routers=[live_router(database, organization_of_key)])
         serve(app, listening, lambda url: click.echo(f"Collector: {url}/v1/events"))
 
 
