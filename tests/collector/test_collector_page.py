@@ -90,5 +90,6 @@ def test_the_tables_name_what_there_is():
     assert [name for name in names if f"`{name}`" not in spans] == []
     assert [name for name in ours.DIMENSIONS if f"`{name}`" not in spans] == []
     limits = Limits()
-    assert (limits.body_bytes, limits.decompressed_bytes, limits.events, limits.depth) == (5 * 2**20, 20 * 2**20, 5000, 20)
+    assert (limits.body_bytes, limits.decompressed_bytes, limits.events) == (5 * 2**20, 8 * 2**20, 5000)
+    assert (limits.containers, limits.depth) == (200_000, 20)
     assert (limits.header_seconds, limits.body_seconds, limits.key_seconds) == (10, 30, 2)

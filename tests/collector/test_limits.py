@@ -25,7 +25,7 @@ from tokentra_dagster.warehouse.database import Database
 
 LIMITS = Limits(
     body_bytes=100_000, decompressed_bytes=300_000, events=50, header_bytes=5000, header_seconds=0.5, body_seconds=0.7,
-    held_bytes=400_000,
+    held_bytes=400_000, containers=5000,
 )  # fmt: skip
 
 
@@ -83,8 +83,9 @@ GZIP = gzip.compress(json.dumps(payload()).encode())
         ("\ufeff{}".encode(), {}, 400, "The body is not JSON"),
         (nested(19).encode(), {}, 400, "more than 20 deep"),
         (nested(990).encode(), {}, 400, "more than 20 deep"),
-        (b"[" * 90_000, {}, 400, "more than 20 deep"),
-        (b'{"a":' * 15_000, {}, 400, "more than 20 deep"),
+        (b"[" * 4_000, {}, 400, "more than 20 deep"),
+        (b'{"a":' * 4_000, {}, 400, "more than 20 deep"),
+        (b"[" + b"[]," * 5000 + b"1]", {}, 413, "The body has more than 5,000 lists and objects; send fewer events at a time."),
         (json.dumps([payload(str(n)) for n in range(51)]).encode(), {}, 413, "The request has 51 events; send at most 50 at a time."),
         (b" " * 100_001, {}, 413, "The body is larger than 100,000 bytes; send fewer events at a time."),
         (b"{}", {"Content_Type": "text/plain"}, 415, "Content-Type is 'text/plain'; send application/json in UTF-8."),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -23,6 +27,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from tests.collector.service import Collector, key_of
 from tests.realtime.event_data import counted
 from tests.warehouse_data import one, rows
+from tokentra_dagster.collector.traces_route import spans_in
 from tokentra_dagster.realtime.flush import flush
 
 NOW = datetime.now(UTC)
@@ -234,6 +239,45 @@ def test_an_export_that_cannot_be_read_gets_a_status_in_its_own_encoding(collect
         )
     assert collector.post(b"{}", key, "/v1/traces").body == collector.post(export(), key, "/v1/traces").body == {}
     assert one(database, "SELECT count(*) FROM raw.usage_events") == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 4), max_size=4), max_size=4), st.binary(max_size=30))
+def test_spans_are_counted_without_parsing(shape, junk):
+    document = {
+        "resourceSpans": [
+            {"resource": {"attributes": attributes({"service.name": "x" * 200})}, "scopeSpans": [
+                {"spans": [span(n + 1, CHAT, traceId="AAAA", spanId="AAAA") for n in range(count)], "schemaUrl": "s"} for count in scopes
+            ]} for scopes in shape
+        ]
+    }  # fmt: skip
+    body = json_format.ParseDict(document, ExportTraceServiceRequest()).SerializeToString()
+    count = len(shape) + sum(len(scopes) + sum(scopes) for scopes in shape)
+    assert spans_in(body, 1000) == count and spans_in(body, 5) == min(count, 6)
+    try:
+        parsed = ExportTraceServiceRequest.FromString(junk)
+    except DecodeError:
+        return
+    with suppress(DecodeError, IndexError):  # groups, which no one sends
+        of_scopes = [of_scope for of_resource in parsed.resource_spans for of_scope in of_resource.scope_spans]
+        assert spans_in(junk, 1000) == len(parsed.resource_spans) + len(of_scopes) + sum(len(one.spans) for one in of_scopes)
+
+
+def test_many_empty_spans_are_refused_before_they_are_parsed(collector, database):
+    def field(number: int, data: bytes) -> bytes:
+        size = b""
+        count = len(data)
+        while count > 127:
+            size, count = size + bytes([count & 127 | 128]), count >> 7
+        return bytes([number << 3 | 2]) + size + bytes([count]) + data
+
+    for body in (field(1, field(2, field(2, b"") * 50_000)), field(1, b"") * 50_001, field(1, field(2, b"") * 50_000)):
+        answer = collector.post(
+            body, key_of(database, name=str(len(body))), "/v1/traces", Content_Type="application/x-protobuf", zipped=True
+        )
+        assert (
+            answer.status == 413 and "more than 50,000 spans" in ExportTracePartialSuccess.FromString(answer.body).error_message
+        )
 
 
 def test_a_large_export_is_stored_in_parts(collector, database):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from typing import Annotated
@@ -16,6 +17,7 @@ from tokentra_dagster.collector.limits import Limits, Refused
 from tokentra_dagster.collector.session import Session
 from tokentra_dagster.warehouse.directory import Connection
 
+log = logging.getLogger("tokentra.collector")
 _MOST_KNOWN = 10_000
 _FIND = """
 WITH used AS (
@@ -63,11 +65,14 @@ class Keys:
             until = time.monotonic() + self._limits.key_seconds
             hashes = list(asked)
             found: dict[bytes, UUID] = {}
-            error: Exception | None = None
+            error: Refused | None = None
             try:
                 found = await self._session.run(lambda db, hashes=hashes: _find(db, hashes))  # type: ignore[misc]
-            except Exception as failure:
-                error = failure
+            except Refused as refused:
+                error = refused
+            except Exception:
+                log.exception("keys could not be looked up")
+                error = Refused(503, "Keys cannot be looked up now; send the same request again later.", retry_after=5)
             if len(self._known) + len(found) > _MOST_KNOWN:
                 self._known.clear()
             for digest, answer in asked.items():

@@ -24,8 +24,8 @@ class Bodies:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._held = 0
-        # Few threads: a parsed body is many times its size.
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokentra parse")
+        # One thread: a parsed body is many times its size, and parsing holds the interpreter anyway.
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="tokentra parse")
 
     def close(self) -> None:
         self._threads.shutdown()

@@ -100,7 +100,7 @@ async def post_events(request: Request, org_id: Organization) -> JSONResponse:
     limits: Limits = request.app.state.limits
     async with bodies.body_of(request, ("application/json",)) as (_, body):
         parsed = await bodies.in_thread(len(body), lambda: events_of(body, org_id, datetime.now(UTC), limits))
-    answer = await store(request, org_id, parsed)
+        answer = await store(request, org_id, parsed)
     nothing = bool(answer.refused) and not answer.stored and not answer.duplicates
     return JSONResponse(answer.model_dump(), status_code=422 if nothing else 200)
 

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bytes, seconds and counts. The defaults hold the process under some 300 MB whatever comes."""
+    """Bytes, seconds and counts. What the defaults make of memory is in docs/decisions/0018."""
 
     body_bytes: int = 5 * 2**20
     """Of a body as it is sent."""
-    decompressed_bytes: int = 20 * 2**20
+    decompressed_bytes: int = 8 * 2**20
     held_bytes: int = 64 * 2**20
-    """Of all bodies that are held at one time, compressed and decompressed; then 429."""
+    """Of all bodies that are held at one time, until their events are stored; then 429."""
     events: int = 5000
-    """In one request."""
+    """In one request of JSON."""
+    spans: int = 50_000
+    """In one request of OTLP, resources and scopes included: an empty one takes two bytes, and a hundred times that when it is parsed."""
+    containers: int = 200_000
+    """Lists and objects in one request, for the same reason."""
     depth: int = 20
     """Of lists and objects in each other."""
     trace_depth: int = 90

@@ -40,8 +40,11 @@ class Parsed:
         self.refused[place] = (event_id and printable(event_id), printable(sentence))
 
 
-def json_of(body: bytes, depth: int) -> Any:
-    """The JSON of a body. Raises `Refused` (400) for what is no JSON, no UTF-8, or nested more than `depth` deep."""
+def json_of(body: bytes, depth: int, containers: int) -> Any:
+    """The JSON of a body. Raises `Refused`: 400 for what is no JSON, no UTF-8, or nested more than `depth` deep, 413 for more lists and
+    objects than `containers`."""
+    if body.count(b"{") + body.count(b"[") > containers:
+        raise Refused(413, f"The body has more than {containers:,} lists and objects; send fewer events at a time.")
     try:
         document = json.loads(body.decode(), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -64,7 +67,7 @@ def json_of(body: bytes, depth: int) -> Any:
 
 def events_of(body: bytes, org_id: UUID, now: datetime, limits: Limits) -> Parsed:
     """One event, a list of events, or `{"events": [...]}`. Raises `Refused`: 400 for anything else, 413 for too many."""
-    document = json_of(body, limits.depth)
+    document = json_of(body, limits.depth, limits.containers)
     if isinstance(document, dict) and "events" in document:
         if set(document) != {"events"}:
             other = next(name for name in document if name != "events")

@@ -71,10 +71,13 @@ class Session:
 
     def _open(self) -> Connection:
         if self._connection is None:
-            connection = self._database.connect(autocommit=True, application=self._application)
-            for statement in _PREPARE:
-                connection.execute(statement)
-            self._connection = connection
+            self._connection = self._database.connect(autocommit=True, application=self._application)
+            try:
+                for statement in _PREPARE:
+                    self._connection.execute(statement)
+            except BaseException:
+                self._disconnect()  # one without the role would have its login's rights
+                raise
         return self._connection
 
     def _disconnect(self) -> None:

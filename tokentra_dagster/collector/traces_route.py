@@ -12,8 +12,8 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from google.protobuf import json_format
-from google.protobuf.message import DecodeError
+from google.protobuf import json_format  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceRequest,
@@ -51,10 +51,10 @@ async def post_traces(request: Request, org_id: Organization) -> Response:
     limits: Limits = request.app.state.limits
     async with bodies.body_of(request, (PROTOBUF, JSON)) as (media_type, body):
         ids, parsed = await bodies.in_thread(len(body), lambda: _parsed(body, media_type, org_id, datetime.now(UTC), limits))
-    refused = dict(parsed.refused)
-    for part in _parts(parsed, limits.events):
-        answer = await store(request, org_id, part)
-        refused |= {one.index: (one.event_id, one.error) for one in answer.refused}
+        refused = dict(parsed.refused)
+        for part in _parts(parsed, limits.events):
+            answer = await store(request, org_id, part)
+            refused |= {one.index: (one.event_id, one.error) for one in answer.refused}
     return _answer(media_type, {ids[place]: sentence for place, (_, sentence) in sorted(refused.items())}, len(refused))
 
 
@@ -70,7 +70,7 @@ def status_answer(request: Request, status: int, sentence: str, headers: dict[st
 
 def _parsed(body: bytes, media_type: str, org_id: UUID, now: datetime, limits: Limits) -> tuple[list[str], Parsed]:
     """Ids of the spans that are requests, and by their places what they are as events."""
-    export = _export_of_json(body, limits) if media_type == JSON else _export(body)
+    export = _export_of_json(body, limits) if media_type == JSON else _export(body, limits)
     ids: list[str] = []
     parsed = Parsed()
     for place, (span_id, found) in enumerate(requests_of(export)):
@@ -88,15 +88,63 @@ def _parts(parsed: Parsed, size: int) -> list[Parsed]:
     return [Parsed(parsed.places[start : start + size], parsed.events[start : start + size]) for start in starts]
 
 
-def _export(body: bytes) -> ExportTraceServiceRequest:
+def _export(body: bytes, limits: Limits) -> ExportTraceServiceRequest:
+    export = ExportTraceServiceRequest()
     try:
-        return ExportTraceServiceRequest.FromString(body)
-    except DecodeError:
+        if spans_in(body, limits.spans) > limits.spans:
+            raise Refused(413, f"The body has more than {limits.spans:,} spans; send fewer at a time.")
+        export.ParseFromString(body)
+    except (DecodeError, IndexError):
         raise Refused(400, "The body is no ExportTraceServiceRequest in protobuf.") from None
+    return export
+
+
+_SPANS = (1, 2, 2)
+"""Numbers of the fields resource_spans, scope_spans and spans, each in the one before."""
+
+
+def spans_in(body: bytes, most: int) -> int:
+    """How many spans, with their scopes and resources, a request in protobuf has, counted without parsing it, to `most` and one more.
+
+    Raises `IndexError` or `DecodeError` for what is no protobuf.
+    """
+    found = 0
+    waiting = [(0, len(body), 0)]
+    while waiting and found <= most:
+        at, end, level = waiting.pop()
+        while at < end and found <= most:
+            tag, at = _varint(body, at)
+            kind = tag & 7
+            if kind == 0:
+                _, at = _varint(body, at)
+            elif kind == 2:
+                size, at = _varint(body, at)
+                if tag >> 3 == _SPANS[level]:
+                    found += 1
+                    if level + 1 < len(_SPANS):
+                        waiting.append((at, min(at + size, end), level + 1))
+                at += size
+            elif kind in (1, 5):
+                at += 8 if kind == 1 else 4
+            else:
+                raise DecodeError(f"wire type {kind}")
+    return found
+
+
+def _varint(body: bytes, at: int) -> tuple[int, int]:
+    """The number that begins there, and where it ends. Raises `DecodeError` for one of more than ten bytes."""
+    value = shift = 0
+    while shift < 70:
+        byte = body[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+    raise DecodeError("varint")
 
 
 def _export_of_json(body: bytes, limits: Limits) -> ExportTraceServiceRequest:
-    document = json_of(body, limits.trace_depth)
+    document = json_of(body, limits.trace_depth, limits.containers)
     try:
         for of_resource in document.get("resourceSpans", ()):
             for of_scope in of_resource.get("scopeSpans", ()):
