@@ -35,9 +35,10 @@ def test_a_run_makes_records_announces_them_and_shows_what_it_did(database, ware
     send(database, organization(database), event("a"), event("b", provider="anthropic", model="claude-sonnet-4-5"))
     result = dg.materialize([usage_events], resources={"warehouse": warehouse})
     keys = [e.asset_key for e in result.get_asset_materialization_events()]
-    assert keys == [EVENTS, RECORDS], "dbt follows the materialisation of the records"
-    metadata = result.asset_materializations_for_node("raw__usage_events")[0].metadata
+    assert keys == [RECORDS, EVENTS], "dbt follows the materialisation of the records"
+    metadata = result.asset_materializations_for_node("raw__usage_events")[-1].metadata
     assert metadata["dagster/row_count"].value == 2 and "| acme/events-anthropic | 1 |" in str(metadata["connections"].value)
+    assert "has not been built yet" in str(metadata["hourly_rollup"].value)
     assert result.get_asset_check_evaluations()[0].passed
     assert counted(database) == {"a": 1, "b": 1}
     again = dg.materialize([usage_events], resources={"warehouse": warehouse})

@@ -16,6 +16,7 @@ from tokentra_dagster.alerts.evaluate import Evaluation, evaluate, open_runs, ra
 from tokentra_dagster.alerts.event_alerts import FailedRun
 from tokentra_dagster.alerts.store import resolve
 from tokentra_dagster.exports.destinations.base import Allowances
+from tokentra_dagster.markdown import table
 from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.settings import Settings
 from tokentra_dagster.warehouse.database import Database
@@ -25,34 +26,32 @@ QUOTA_STATUS = dg.AssetKey(["marts", "quota_status"])
 ASSET_JOB = "__ASSET_JOB"
 """Dagster's name for runs of assets without a job, e.g. those that follow changes."""
 ASSETS = "assets of "
+SUBJECT_TAG = "tokentra/subject"
+"""On runs of a job that are about different things, e.g. exports: each has a streak of its own, and no other's success ends it."""
+OF = " of "
 FORGOTTEN_AFTER = timedelta(days=7)
 """A job that nobody has run since its failure."""
-LONGEST_CELL = 300
 
 
 def evidence(found: Evaluation, attempts: Sequence[Attempt]) -> dict[str, Any]:
     """Metadata a person would look at: what was raised, and what came of sending it."""
-    raised = ["| severity | organisation | kind | alert |", "|---|---|---|---|"]
-    raised += [
-        f"| {one.alert.severity} | {_cell(one.organization or '')} | {one.alert.kind} | {_cell(one.alert.title)} |"
-        for one in found.raised[:50]
-    ]
-    sent = ["| channel | alerts | status | |", "|---|--:|---|---|"]
-    sent += [f"| {_cell(one.channel)} | {one.alerts:,} | {one.status} | {_cell(one.says)} |" for one in attempts]
+    raised = table(
+        ["severity", "organisation", "kind", "alert"],
+        ((one.alert.severity, one.organization, one.alert.kind, one.alert.title) for one in found.raised[:50]),
+        empty="Nothing new.",
+    )
+    sent = table(
+        ["channel", "alerts", "status", "says"],
+        ((one.channel, one.alerts, one.status, one.says) for one in attempts),
+        empty="Nothing was sent.",
+    )
     return {
-        "raised": dg.MetadataValue.md("\n".join(raised) if found.raised else "Nothing new."),
-        "sent": dg.MetadataValue.md("\n".join(sent) if attempts else "Nothing was sent."),
+        "raised": dg.MetadataValue.md(raised),
+        "sent": dg.MetadataValue.md(sent),
         "alerts_raised": len(found.raised),
         "messages_sent": sum(1 for one in attempts if one.status == "sent"),
         "messages_not_sent": sum(1 for one in attempts if one.status != "sent"),
     }
-
-
-def _cell(text: str) -> str:
-    # Names are other people's text, and the UI renders Markdown.
-    for mark in "\\|[]<>*_`":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text[:LONGEST_CELL].split())
 
 
 @dg.asset(
@@ -140,11 +139,18 @@ def failed_run(context: dg.RunFailureSensorContext) -> FailedRun:
     said = next((_cause(event.step_failure_data) for event in events), context.failure_event.message or "")
     return FailedRun(
         run_id=run.run_id,
-        job=f"{ASSETS}{', '.join(sorted(steps)) or 'no step'}" if run.job_name == ASSET_JOB else run.job_name,
+        job=_job(run, steps),
         failed_at=datetime.fromtimestamp(ended, UTC) if ended else datetime.now(UTC),
         error=next((line for line in said.strip().splitlines() if line.strip()), "no error was kept"),
         steps=steps,
     )
+
+
+def _job(run: dg.DagsterRun, steps: Sequence[str]) -> str:
+    if run.job_name == ASSET_JOB:
+        return f"{ASSETS}{', '.join(sorted(steps)) or 'no step'}"
+    subject = run.tags.get(SUBJECT_TAG)
+    return f"{run.job_name}{OF}{subject}" if subject else run.job_name
 
 
 def _cause(failure: Any) -> str:
@@ -171,8 +177,10 @@ def resolve_runs(database: Database, instance: dg.DagsterInstance) -> None:
 
 def _succeeded(instance: dg.DagsterInstance, job: str, steps: Sequence[str], since: datetime) -> bool:
     of_assets = job.startswith(ASSETS)
+    name, _, subject = (ASSET_JOB, "", "") if of_assets else job.partition(OF)
+    about = {SUBJECT_TAG: subject} if subject else None
     records = instance.get_run_records(
-        dg.RunsFilter(job_name=ASSET_JOB if of_assets else job, statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=since),
+        dg.RunsFilter(job_name=name, tags=about, statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=since),
         limit=100 if of_assets else 1,
     )
     if not of_assets or not steps:

@@ -22,49 +22,56 @@ STANDARD_OUTPUT = "-"
 DAYS_NAMED = 5
 
 
+_REQUEST = [
+    click.option("--format", "format_", default="csv", show_default=True, help="csv, json, jsonl, parquet or xlsx."),
+    click.option("--granularity", default="day", show_default=True, help="minute, hour, day or month; FOCUS: hour or day."),
+    click.option(
+        "--dimensions", metavar="A,B", help="What rows are made of; '' for none. Default: provider, model, team, project, ..."
+    ),
+    click.option("--metrics", metavar="A,B", help="Default: tokens, requests, errors, latency, cost."),
+    click.option(
+        "--filter",
+        "filters",
+        multiple=True,
+        metavar="DIMENSION=VALUE",
+        help="Only this usage; again with the same dimension for one more value. 'team=' is usage without a team.",
+    ),
+    click.option("--names", help="Column names: friendly or raw. Default: friendly."),
+    click.option("--compression", help="none, gzip or zstd, as the format allows. Default: none; zstd inside parquet."),
+    click.option("--metadata", is_flag=True, help="Say in the file, or beside it, what it holds."),
+    click.option("--users", default="kept", show_default=True, help="User identifiers: kept, left_out or pseudonymised."),
+    click.option("--user-key", metavar="REFERENCE", help="Where the key of pseudonyms is: env:NAME or file:PATH."),
+    click.option(
+        "--profile", default="usage", show_default=True, help="usage, or focus: the FinOps Open Cost and Usage Specification."
+    ),
+    click.option("--focus-version", help="1.2, 1.3 or 1.4. Default: 1.3."),
+]
+
+
+def request_options(command: Any) -> Any:
+    """What an export holds: the same options for one now and for one on a schedule."""
+    for decorator in reversed(_REQUEST):
+        command = decorator(command)
+    return command
+
+
 @click.command()
 @click.option("--org", "org_name", required=True)
 @click.option("--from", "start", required=True, help="First moment, UTC, e.g. 2026-06-01 or 2026-06-01T12:00.")
 @click.option("--to", "end", required=True, help="The moment after the last one, UTC.")
-@click.option("--format", "format_", default="csv", show_default=True, help="csv, json, jsonl, parquet or xlsx.")
-@click.option("--granularity", default="day", show_default=True, help="minute, hour, day or month; FOCUS: hour or day.")
-@click.option(
-    "--dimensions", metavar="A,B", help="What rows are made of; '' for none. Default: provider, model, team, project, ..."
-)
-@click.option("--metrics", metavar="A,B", help="Default: tokens, requests, errors, latency, cost.")
-@click.option(
-    "--filter", "filters", multiple=True, metavar="DIMENSION=VALUE",
-    help="Only this usage; again with the same dimension for one more value. 'team=' is usage without a team.",
-)  # fmt: skip
-@click.option("--names", help="Column names: friendly or raw. Default: friendly.")
-@click.option("--compression", help="none, gzip or zstd, as the format allows. Default: none; zstd inside parquet.")
-@click.option("--metadata", is_flag=True, help="Say in the file, or beside it, what it holds.")
-@click.option("--users", default="kept", show_default=True, help="User identifiers: kept, left_out or pseudonymised.")
-@click.option("--user-key", metavar="REFERENCE", help="Where the key of pseudonyms is: env:NAME or file:PATH.")
-@click.option(
-    "--profile", default="usage", show_default=True, help="usage, or focus: the FinOps Open Cost and Usage Specification."
-)
-@click.option("--focus-version", help="1.2, 1.3 or 1.4. Default: 1.3.")
+@request_options
 @click.option("--out", metavar="PATH", help="A file or a folder; - is standard output, without a manifest. Default: this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def export(
-    org_name: str, start: str, end: str, format_: str, granularity: str, dimensions: str | None, metrics: str | None,
-    filters: tuple[str, ...], names: str | None, compression: str | None, metadata: bool, users: str, user_key: str | None,
-    profile: str, focus_version: str | None, out: str | None, as_json: bool,
+    org_name: str, start: str, end: str, out: str | None, as_json: bool, **chosen: Any
 ) -> None:  # fmt: skip
     """Usage of [--from, --to) as a file, and a manifest beside it that proves the file whole."""
     from tokentra_dagster.analytics.periods import Period
     from tokentra_dagster.errors import UsageError
     from tokentra_dagster.exports.request import ExportRequest
 
-    if profile == "focus" and names is not None:
-        raise UsageError("A FOCUS export has the specification's column names; leave --names out.")
-    chosen: dict[str, Any] = {"dimensions": _listed(dimensions), "metrics": _listed(metrics), "names": names}
-    request = ExportRequest(
-        org_name, Period(parse_moment(start, "--from"), parse_moment(end, "--to")), format=format_, granularity=granularity,
-        filters=filters_of(filters), compression=compression, include_metadata=metadata, users=users, user_key=user_key,
-        profile=profile, focus_version=focus_version, **{name: value for name, value in chosen.items() if value is not None},
-    )  # fmt: skip
+    period = Period(parse_moment(start, "--from"), parse_moment(end, "--to"))
+    request = ExportRequest(org_name, period, **request_settings(**chosen))
     if out == STANDARD_OUTPUT:
         if as_json:
             raise UsageError("--out is -, so that standard output is the file; leave --json out.")
@@ -77,6 +84,24 @@ def export(
         return
     for sentence in sentences(manifest, request, path):
         click.echo(sentence)
+
+
+def request_settings(
+    format_: str, granularity: str, dimensions: str | None, metrics: str | None, filters: tuple[str, ...], names: str | None,
+    compression: str | None, metadata: bool, users: str, user_key: str | None, profile: str, focus_version: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """`request_options` as fields of `ExportRequest`; what was not given is not in it."""
+    from tokentra_dagster.errors import UsageError
+
+    if profile == "focus" and names is not None:
+        raise UsageError("A FOCUS export has the specification's column names; leave --names out.")
+    chosen = {
+        "format": format_, "granularity": granularity, "dimensions": _listed(dimensions), "metrics": _listed(metrics), "names": names,
+        "filters": filters_of(filters) or None, "compression": compression, "include_metadata": metadata or None,
+        "users": users if users != "kept" else None, "user_key": user_key, "profile": profile if profile != "usage" else None,
+        "focus_version": focus_version,
+    }  # fmt: skip
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def filters_of(texts: Iterable[str]) -> dict[str, list[str | None]]:

@@ -20,7 +20,7 @@ from psycopg.types.json import Jsonb
 
 from tokentra_dagster.errors import TokenTraError
 from tokentra_dagster.settings import RetentionDays
-from tokentra_dagster.warehouse.alert_retention import alert_cutoff, expire_alerts, old_alerts
+from tokentra_dagster.warehouse.app_retention import expire_app, old_app_rows
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import Connection
 from tokentra_dagster.warehouse.partitions import partition_month
@@ -139,8 +139,8 @@ def preview(database: Database, rules: RetentionDays, rollups: Sequence[Rollup],
             for name, end in _partitions(db):
                 if end <= decided.months:
                     report.removed.append(Removed("raw.usage_records", end, _count(db, sql.Identifier("raw", name)), name))
-        if old := alert_cutoff(rules.alerts, now):
-            _add(report, "alerts", old, _count(db, old_alerts(old)))
+        for what, before, old in old_app_rows(rules, now):
+            _add(report, what, before, _count(db, old))
         db.rollback()
     return report
 
@@ -168,8 +168,8 @@ def expire(
                 with db.transaction():
                     gone = db.execute(sql.SQL("DELETE FROM {}").format(_old_events(one, edge))).rowcount
                 _add(report, f"events of {one.label}", edge, gone)
-        if old := alert_cutoff(rules.alerts, now):
-            _add(report, "alerts", old, expire_alerts(db, old))
+        for what, before, gone in expire_app(db, rules, now):
+            _add(report, what, before, gone)
         assert history is not None
         db.execute(
             "UPDATE raw.retention_history SET completed_at = now(), removed = %s, waits = %s WHERE id = %s",

@@ -32,7 +32,7 @@ def field_sql(column: Column) -> str:
     """SQL of a column's values so that COPY in csv writes the field that `CsvWriter.write` would."""
     match column.kind:
         case "time":
-# In the ISO style of dates; half of what to_char takes.
+            # In the ISO style of dates; half of what to_char takes.
             return f"replace((({column.sql}) AT TIME ZONE 'UTC')::TEXT, ' ', 'T') || 'Z'"
         case "money" | "quantity":
             return f"trim_scale({column.sql})"
