@@ -8,7 +8,7 @@ import pytest
 from tests.realtime.event_data import counted, event, organization, send
 from tokentra_dagster.ingest.assets import RECORDS
 from tokentra_dagster.realtime import flush as flushing
-from tokentra_dagster.realtime.assets import EVENTS, flush_schedule, usage_events
+from tokentra_dagster.realtime.assets import EVENTS, flush_job, flush_schedule, usage_events
 from tokentra_dagster.resources import Warehouse
 
 
@@ -19,16 +19,36 @@ def warehouse(database, tmp_path, monkeypatch) -> Warehouse:
     return Warehouse()
 
 
-def _look(warehouse: Warehouse):
-    with dg.build_schedule_context(resources={"warehouse": warehouse}) as context:
+@pytest.fixture
+def instance(tmp_path):
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield instance
+
+
+def _look(warehouse: Warehouse, instance: dg.DagsterInstance):
+    with dg.build_schedule_context(instance=instance, resources={"warehouse": warehouse}) as context:
         return flush_schedule(context)
 
 
-def test_a_minute_without_events_starts_no_run_and_one_with_events_does(database, warehouse):
+def test_a_minute_without_events_starts_no_run_and_one_with_events_does(database, warehouse, instance):
     org = organization(database)
-    assert isinstance(_look(warehouse), dg.SkipReason)
+    assert isinstance(_look(warehouse, instance), dg.SkipReason)
     send(database, org, event("a"))
-    assert isinstance(_look(warehouse), dg.RunRequest)
+    assert isinstance(_look(warehouse, instance), dg.RunRequest)
+
+
+def test_a_run_that_has_not_begun_takes_what_came_since_and_one_that_has_does_not(database, warehouse, instance):
+    send(database, organization(database), event("a"))
+    run = instance.create_run_for_job(flush_definition())
+    assert isinstance(_look(warehouse, instance), dg.SkipReason)
+    instance.report_run_canceled(run)
+    assert isinstance(_look(warehouse, instance), dg.RunRequest)
+
+
+def flush_definition() -> dg.JobDefinition:
+    return dg.Definitions(assets=[usage_events], jobs=[flush_job], resources={"warehouse": Warehouse()}).resolve_job_def(
+        "flush_events"
+    )
 
 
 def test_a_run_makes_records_announces_them_and_shows_what_it_did(database, warehouse):

@@ -19,6 +19,7 @@ from tokentra_dagster.settings import Settings
 from tokentra_dagster.transform import build_hours
 
 EVENTS = dg.AssetKey(["raw", "usage_events"])
+NOT_BEGUN = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
 
 
 def evidence(done: Sequence[Flushed]) -> dict[str, Any]:
@@ -97,7 +98,10 @@ flush_job = dg.define_asset_job(
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Makes records of the events that wait; a minute without any starts no run.",
 )
-def flush_schedule(warehouse: Warehouse) -> dg.RunRequest | dg.SkipReason:
+def flush_schedule(context: dg.ScheduleEvaluationContext, warehouse: Warehouse) -> dg.RunRequest | dg.SkipReason:
+    # On a busy machine a run may need more than a minute to start; more of them would only make it busier.
+    if context.instance.get_runs_count(dg.RunsFilter(job_name=flush_job.name, statuses=NOT_BEGUN)):
+        return dg.SkipReason("A run that has not begun yet takes these events, too.")
     with warehouse.database().connect(application="tokentra flush schedule") as db:
         waiting = pending(db)
     return dg.RunRequest() if waiting else dg.SkipReason("No event waits.")

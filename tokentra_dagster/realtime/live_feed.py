@@ -134,7 +134,7 @@ class LiveFeed:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._topics.clear()
-        self._looks.close()
+        await asyncio.to_thread(self._looks.close)
 
     async def _listen(self) -> None:
         """Wake the topics whose organisation is told of, over one connection that is made anew as often as it breaks."""
@@ -233,6 +233,9 @@ class _Topic:
             return Message(end=True)
         except TokenTraError as error:
             return Message(trouble=str(error))
+        except Exception:
+            _log.exception("Live usage of %s cannot be computed", self._org_id)
+            return Message(trouble="The figures cannot be computed now; the server's log says why.")
 
 
 def _same(new: Message, old: Message | None) -> bool:
