@@ -162,9 +162,11 @@ def test_a_script_learns_from_the_exit_status_and_everything_is_there_as_json(da
     [
         (("add", "x", "--org", "acme"), "The quota has no limit"),
         (("add", "x", "--org", "acme", "--tokens", "0"), "The limit of tokens is 0"),
-        (("add", "x", "--org", "acme", "--tokens", "many"), "'many' is not a whole number such as 250000, 250k, 1.5M or 2B"),
+        (("add", "x", "--org", "acme", "--tokens", "many"), "'many' is not a whole number up to 10^15 such as 250000, 250k, 1.5M or 2B"),
         (("add", "x", "--org", "acme", "--tokens", "1.5"), "'1.5' is not a whole number"),
         (("add", "x", "--org", "acme", "--tokens", "none"), "'none' is not a whole number"),
+        (("add", "x", "--org", "acme", "--tokens=-1.5M"), "The limit of tokens is -1500000"),
+        (("check", "--org", "acme", "--tokens", "1000001B"), "'1000001B' is not a whole number up to 10^15"),
         (("add", "x", "--org", "acme", "--tokens", "1", "--team", "a", "--user", "b"), "leave out all but one of --team, --user."),
         (("add", "x", "--org", "acme", "--tokens", "1", "--team", "a"), "acme has no team named 'a'. There are: none."),
         (("add", "x", "--org", "acme", "--tokens", "1", "--period", "weekly", "--reset-day", "someday"), "a name such as monday"),

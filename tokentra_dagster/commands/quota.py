@@ -64,16 +64,8 @@ def set_(name: str, new_name: str | None, team: str | None, project: str | None,
     from tokentra_dagster.quotas.terms import TERMS, differences
 
     changes = {key: None if value in ("none", "") else value for key, value in terms.items() if value is not None}
-    scope = one_scope(
-        {
-            "team": team,
-            "project": project,
-            "user": user,
-            "api_key": api_key,
-            "feature": feature,
-            "organization": whole_org or None,
-        }
-    )
+    given = {"team": team, "project": project, "user": user, "api_key": api_key, "feature": feature}
+    scope = one_scope(given | {"organization": whole_org or None})
     changes |= scope
     changes |= {"name": new_name} if new_name is not None else {}
     with open_database().connect() as db:
@@ -98,7 +90,7 @@ def pause(name: str) -> None:
 @quota.command()
 @click.argument("name")
 def resume(name: str) -> None:
-    """NAME holds again, with what its period has used meanwhile."""
+    """NAME holds again; what its period has used meanwhile counts as far as usage knows of it."""
     _set_active(name, True)
 
 
@@ -126,9 +118,6 @@ def _set_active(name: str, active: bool) -> None:
 def _unknown_scope(db: Any, quota_: Quota) -> str | None:
     from tokentra_dagster.quotas.standing import knows_scope
 
-    if (
-        quota_.scope_type == "organization"
-        or knows_scope(db, quota_.org_id, quota_.scope_type, str(quota_.scope_value)) is not False
-    ):
+    if quota_.scope_value is None or knows_scope(db, quota_.org_id, quota_.scope_type, quota_.scope_value) is not False:
         return None
     return f"No usage of {quota_.scope} is known so far; if that surprises you, look at its spelling."

@@ -38,6 +38,7 @@ def list_(org_name: str | None, as_json: bool) -> None:
     with open_database().connect() as db:
         found = quotas(db, org_name)
         stand = standings(db, [one.id for one in found])
+        found = [one for one in found if one.id in stand]  # the others were deleted meanwhile
     if as_json:
         echo_json([one.as_json() | {"standing": _standing_json(stand[one.id])} for one in found])
         return

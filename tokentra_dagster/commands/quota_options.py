@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ import click
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 
-class Amount(click.ParamType):
+class Amount(click.ParamType[int | str]):
     """A count, e.g. 250000, 250_000, 250k, 1.5M or 2B; `none` where a limit can be taken away."""
 
     name = "count"
@@ -24,16 +25,15 @@ class Amount(click.ParamType):
             return int(value)
         if self.may_be_none and value.lower() == "none":
             return "none"
-        found = re.fullmatch(r"(-?[0-9][0-9_]*)(?:\.([0-9]+))?([kmb]?)", value.lower())
-        factor = _FACTORS[found[3]] if found else 1
-        if not found or (found[2] and 10 ** len(found[2]) > factor):
-            what = "a whole number such as 250000, 250k, 1.5M or 2B" + (", or none" if self.may_be_none else "")
+        found = re.fullmatch(r"(-?[0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?)([kmb]?)", value.lower())
+        count = Decimal(found[1]) * _FACTORS[found[2]] if found else Decimal("0.5")
+        if count != int(count) or abs(count) > 10**15:
+            what = "a whole number up to 10^15 such as 250000, 250k, 1.5M or 2B" + (", or none" if self.may_be_none else "")
             self.fail(f"{value!r} is not {what}", param, ctx)
-        fraction = int(found[2]) * factor // 10 ** len(found[2]) if found[2] else 0
-        return int(found[1]) * factor + fraction
+        return int(count)
 
 
-class ResetDay(click.ParamType):
+class ResetDay(click.ParamType[int]):
     """A day of the month, or of the week by number (0 is Sunday) or name."""
 
     name = "day"

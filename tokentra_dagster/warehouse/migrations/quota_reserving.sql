@@ -6,8 +6,9 @@ LANGUAGE sql IMMUTABLE AS
 $$ SELECT COALESCE(ceil(p_limit::NUMERIC * p_warning_threshold_pct / 100)::BIGINT - 1, 9223372036854775807) $$;
 
 -- Correction 31. Far from every limit there is nothing to judge: the reservation is written down, then each counter is raised, in the
--- order of their ids, if it is still far. Otherwise, and where a counter is to be made or rebuilt, or something in it has expired, all
--- counters that apply are locked, in the same order, then judged, then raised together or not at all.
+-- order of their ids, if it is still far. A limit without room refuses as it is read. Otherwise, and where a counter is to be made or
+-- rebuilt, or something in it has expired, all counters that apply are locked, in the same order, then judged, then raised together or
+-- not at all.
 CREATE OR REPLACE FUNCTION app.reserve_quota(
   p_org_id UUID,
   p_team_id UUID DEFAULT NULL,
@@ -40,10 +41,12 @@ DECLARE
   v_id UUID := gen_random_uuid();
   v_known app.quota_reservations;
   v_is_far BOOLEAN;
+  v_is_full BOOLEAN;
   v_quotas UUID[];
   v_starts TIMESTAMPTZ[];
   v_most BIGINT[];
   v_taken INTEGER := 0;
+  v_scope app.quota_scope;
   said app.quota_judgement;
 BEGIN
   IF NOT app.has_quota_access(p_org_id, true) THEN
@@ -54,15 +57,20 @@ BEGIN
       USING ERRCODE = 'invalid_parameter_value';
   END IF;
   v_expires_at := v_at + make_interval(secs => p_expires_after);
-  SELECT array_agg(f.quota_id), array_agg(f.period_start), array_agg(f.most), COALESCE(bool_and(f.is_far), false)
-  INTO v_quotas, v_starts, v_most, v_is_far
+  SELECT array_agg(f.quota_id), array_agg(f.period_start), array_agg(f.most), COALESCE(bool_and(f.is_far), false), COALESCE(bool_or(f.is_full), false)
+  INTO v_quotas, v_starts, v_most, v_is_far, v_is_full
   FROM (
     SELECT q.id AS quota_id, c.period_start, l.most,
       COALESCE(
         c.used_tokens + c.reserved_tokens + v_tokens <= l.most[1] AND c.used_requests + c.reserved_requests + v_requests <= l.most[2]
         AND c.used_input_tokens + c.reserved_input_tokens + v_input_tokens <= l.most[3]
         AND c.used_output_tokens + c.reserved_output_tokens + v_output_tokens <= l.most[4], false
-      ) AS is_far
+      ) AS is_far,
+      q.enforcement_mode <> 'alert' AND (
+        c.used_tokens + c.reserved_tokens + v_tokens > q.token_limit OR c.used_requests + c.reserved_requests + v_requests > q.request_limit
+        OR c.used_input_tokens + c.reserved_input_tokens + v_input_tokens > q.input_token_limit
+        OR c.used_output_tokens + c.reserved_output_tokens + v_output_tokens > q.output_token_limit
+      ) AS is_full
     FROM (VALUES
       ('organization', ''), ('team', p_team_id::TEXT), ('project', p_project_id::TEXT),
       ('user', p_user_identifier), ('api_key', p_api_key_id), ('feature', p_feature)
@@ -137,9 +145,12 @@ BEGIN
     WHERE c.quota_id = a.quota_id AND c.period_start = a.period_start;
     DELETE FROM app.quota_holds AS h WHERE h.reservation_id = v_id;
   END IF;
-  said := app.judge_quotas(
-    ROW(p_org_id, p_team_id, p_project_id, p_user_identifier, p_api_key_id, p_feature)::app.quota_scope, v_amounts, v_at, true
-  );
+  -- A limit that has no room refuses as it is read: nobody waits for a lock to hear no.
+  v_scope := ROW(p_org_id, p_team_id, p_project_id, p_user_identifier, p_api_key_id, p_feature)::app.quota_scope;
+  said := app.judge_quotas(v_scope, v_amounts, v_at, NOT v_is_full);
+  IF v_is_full AND said.decision = 'allowed' THEN
+    said := app.judge_quotas(v_scope, v_amounts, v_at, true);
+  END IF;
   IF said.decision <> 'allowed' THEN
     IF v_is_far OR p_idempotency_key IS NOT NULL THEN
       DELETE FROM app.quota_reservations AS r WHERE r.id = v_id;
