@@ -14,8 +14,8 @@ _OLD = (
 )
 
 
-def alert_cutoff(days: int | None, now: datetime) -> datetime | None:
-    """Start of the UTC day so many days ago; None: alerts are kept for ever."""
+def history_cutoff(days: int | None, now: datetime) -> datetime | None:
+    """Start of the UTC day so many days ago; None: it is kept for ever."""
     return (
         None if days is None else (now.astimezone(UTC) - timedelta(days=days)).replace(hour=0, minute=0, second=0, microsecond=0)
     )
