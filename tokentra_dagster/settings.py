@@ -22,6 +22,7 @@ KNOWN = {
     "TOKENTRA_RETENTION_DAILY_DAYS": "days that daily rollups are kept, or forever (default: 731, two years)",
     "TOKENTRA_RETENTION_ALERTS_DAYS": "days that alerts which no longer hold are kept, or forever (default: 400)",
     "TOKENTRA_RETENTION_QUOTA_EVENTS_DAYS": "days that single refusals and corrections of quotas are kept, or forever (default: 90)",
+    "TOKENTRA_RETENTION_EXPORTS_DAYS": "days that the history of scheduled exports is kept, or forever (default: 400)",
     "TOKENTRA_DELIVERY_PLAIN_TEXT": "yes: exports and alerts may go to http:// addresses and to SMTP without TLS (default: no)",
     "TOKENTRA_DELIVERY_PRIVATE_TARGETS": "yes: webhooks may go to private and loopback addresses (default: no)",
 }
@@ -37,7 +38,8 @@ SECRET_PREFIX = "TOKENTRA_SECRET_"  # noqa: S105 - a name, not a secret
 
 @dataclass(frozen=True, slots=True)
 class RetentionDays:
-    """How many days each kind of usage, alerts, and events of quotas are kept; None is for ever. `raw` is about all records, minutes' included."""
+    """How many days each kind of usage, and the histories of alerts, quotas and scheduled exports are kept; None is for ever. `raw` is
+    about all records, minutes' included."""
 
     minute: int | None = 90
     raw: int | None = 400
@@ -45,6 +47,7 @@ class RetentionDays:
     daily: int | None = 731
     alerts: int | None = 400
     quota_events: int | None = 90
+    exports: int | None = 400
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,25 @@ import shutil
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import UUID
 
+import psycopg
 import pytest
 
 from tests.exports.scheduled_data import DUE, HERE, JULY, history, planned, received, runs, scheduled
-from tests.warehouse_data import DAY, HOUR, load, one, record
+from tests.warehouse_data import DAY, HOUR, load, one, record, rows
 from tokentra_dagster.errors import PermanentError, UsageError
 from tokentra_dagster.exports.scheduled.changes import add_export, delete_export, pause, resume
 from tokentra_dagster.exports.scheduled.deliver import DeliveryRules, deliver_due, tidy
 from tokentra_dagster.exports.scheduled.finality import MODELS, not_final
 from tokentra_dagster.exports.scheduled.runs import events, only_one, open_runs, plan_due, plan_one
 from tokentra_dagster.exports.scheduled.staging import FOLDER
-from tokentra_dagster.warehouse.directory import find_connection
+from tokentra_dagster.settings import RetentionDays
+from tokentra_dagster.warehouse.access import apply_access, grant_reader, revoke_reader
+from tokentra_dagster.warehouse.database import Database
+from tokentra_dagster.warehouse.directory import add_organization, find_connection
+from tokentra_dagster.warehouse.retention import expire, preview
 
 FILE = "acme/monthly/2026-07-01T0600Z/tokentra_usage_2026-06-01_to_2026-06-30_day.csv"
 MINUTE = timedelta(minutes=1)
@@ -217,7 +223,7 @@ def test_due_times_by_hand_are_those_of_the_schedule_that_have_come(warehouse, f
         with pytest.raises(UsageError, match="not due at 2026-07-01T07:00Z; the next one after it is 2026-08-01T06:00Z"):
             plan_one(db, export, DUE + HOUR, DUE + 2 * HOUR)
         with pytest.raises(UsageError, match="not come yet"):
-            plan_one(db, export, DUE, DUE - HOUR)
+            plan_one(db, export, datetime(2026, 8, 1, 6, tzinfo=UTC), DUE)
     assert [run.due_at.month for run in runs(warehouse, export)] == [3, 7], "an earlier one by hand loses none that was missed"
     with pytest.raises(UsageError, match="deleted with its export"):
         deliver_due(warehouse, UUID(int=3), folder, HERE)
@@ -276,3 +282,51 @@ def test_what_could_never_run_is_refused_when_it_is_added(warehouse, folder, cha
 def _restate(database) -> None:
     with database.connect() as db:
         db.execute("UPDATE marts.daily_usage_rollup SET total_tokens = total_tokens + 1")
+
+
+def test_retention_takes_the_history_of_what_was_delivered_long_ago_and_never_the_newest_or_what_is_open(
+    warehouse, tmp_path, folder
+):
+    since, now = datetime(2026, 6, 1, tzinfo=UTC), datetime(2026, 6, 5, tzinfo=UTC)
+    export = scheduled(warehouse, folder, schedule="0 6 * * *", relative_period="last_day", since=since)
+    first, second, open_, newest = planned(warehouse, export, now)
+    for run in (first, second, newest):
+        deliver_due(warehouse, run.id, tmp_path, HERE)
+    later = datetime.now(UTC) + timedelta(days=500)
+    with warehouse.connect() as db:
+        # The second was delivered once more by hand since.
+        db.execute("UPDATE app.export_attempts SET happened_at = %s WHERE run_id = %s", [later - timedelta(days=2), second.id])
+    rules = RetentionDays(None, None, None, None, None, exports=400)
+    gone = [("runs of scheduled exports", 1)]
+    assert [(one.what, one.rows) for one in preview(warehouse, rules, [], later).removed] == gone
+    assert [(one.what, one.rows) for one in expire(warehouse, rules, [], later).removed] == gone
+    assert {run.id for run in runs(warehouse, export)} == {second.id, open_.id, newest.id} and history(warehouse, first) == []
+    assert {run.id for run in planned(warehouse, export, now)} == {second.id, open_.id, newest.id}, "it is not due again"
+
+
+def test_a_reader_sees_what_became_of_its_organisations_exports_and_neither_errors_nor_addresses(warehouse, folder):
+    export = scheduled(warehouse, folder)
+    planned(warehouse, export)
+    with warehouse.connect() as db:
+        add_organization(db, "globex")
+        apply_access(db)
+        for name, org in (("exports_reader", "acme"), ("exports_other", "globex")):
+            grant_reader(db, name, organizations=[org], password="p")
+    parts = urlsplit(warehouse.url)
+    reader, other = (
+        Database(f"postgresql://{name}:p@{parts.hostname}:{parts.port}{parts.path}")
+        for name in ("exports_reader", "exports_other")
+    )
+    try:
+        assert one(reader, "SELECT status FROM app.export_runs") == "waiting"
+        assert rows(other, "SELECT status FROM app.export_runs") == []
+        for statement in (
+            "SELECT error FROM app.export_runs", "SELECT delivered_to FROM app.export_runs", "SELECT * FROM app.scheduled_exports",
+            "SELECT * FROM app.export_attempts", "DELETE FROM app.export_runs",
+        ):  # fmt: skip
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                rows(reader, statement)
+    finally:
+        with warehouse.connect() as db:
+            for name in ("exports_reader", "exports_other"):
+                revoke_reader(db, name)

@@ -51,10 +51,13 @@ def _each(lines: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
 
 
 def _parquet(path: Path, count: int) -> Rows:
+    rows: list[list[Any]] = []
     with pq.ParquetFile(path) as file:
-        batch = next(file.iter_batches(batch_size=count), None)
-        rows = batch.to_pylist() if batch is not None else []
-        return file.schema_arrow.names, [list(row.values()) for row in rows]
+        for batch in file.iter_batches(batch_size=count):
+            rows += [list(row.values()) for row in batch.to_pylist()]
+            if len(rows) >= count:
+                break
+        return file.schema_arrow.names, rows[:count]
 
 
 def _workbook(path: Path, count: int) -> Rows:

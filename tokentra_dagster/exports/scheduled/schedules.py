@@ -6,17 +6,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from tokentra_dagster.analytics.periods import Period
 from tokentra_dagster.errors import UsageError
-from tokentra_dagster.exports.request import ExportRequest
 from tokentra_dagster.exports.scheduled.due import next_due, period_of, zone_named
 from tokentra_dagster.warehouse.directory import Connection, one_named
 
-CONFIG = tuple(field.name for field in fields(ExportRequest) if field.name not in ("organization", "period"))
+if TYPE_CHECKING:
+    from tokentra_dagster.exports.request import ExportRequest
+
 _CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -62,11 +63,15 @@ class ScheduledExport:
 
 def request_of(organization: str, period: Period, config: Mapping[str, Any]) -> ExportRequest:
     """Names may be the specification's (`includeMetadata`) or ours. Raises `UsageError`."""
+    # Here, because it takes pandas along, which lists and histories have no use for.
+    from tokentra_dagster.exports.request import ExportRequest
+
+    known = [field.name for field in fields(ExportRequest) if field.name not in ("organization", "period")]
     values: dict[str, Any] = {}
     for name, value in config.items():
         ours = _CAPITAL.sub("_", name).lower()
-        if ours not in CONFIG:
-            raise UsageError(f"The export's setting {name!r} is not known; known settings are {', '.join(CONFIG)}.")
+        if ours not in known:
+            raise UsageError(f"The export's setting {name!r} is not known; known settings are {', '.join(known)}.")
         values[ours] = value
     return ExportRequest(organization, period, **values)
 
