@@ -150,7 +150,7 @@ def test_definitions_start_the_schedule_and_the_sensors_by_themselves():
 
     repository = build_defs().get_repository_def()
     running = {one.name for one in (*repository.sensor_defs, *repository.schedule_defs) if one.default_status.value == "RUNNING"}
-    assert {"alerts_every_5_minutes", "alerts_after_quota_status", "failed_runs"} <= running
+    assert {"alerts_every_5_minutes", "alerts_after_quota_status", "failed_runs", "quotas_every_5_minutes"} <= running
     assert ALERTS in repository.asset_graph.get_all_asset_keys()
     assert {key.to_user_string() for key in repository.asset_graph.get(ALERTS).parent_keys} >= {
         "marts/quota_status",

@@ -26,7 +26,11 @@ INTERNAL = (
     "SELECT app.forget_quota_counters('infinity')",
     "SELECT * FROM quota_reservations",
     "SELECT * FROM quota_holds",
+    "SELECT app.expire_quota_holds(%(id)s, now())",
     "UPDATE quota_counters SET used_tokens = 0",
+    "INSERT INTO quota_corrections DEFAULT VALUES",
+    "DELETE FROM quota_event_counts",
+    "DELETE FROM quota_events",
     "UPDATE reader_organizations SET may_reserve = true",
 )
 
