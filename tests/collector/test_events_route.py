@@ -10,6 +10,7 @@ from contextlib import closing
 
 import psycopg
 import pytest
+from fastapi import APIRouter
 
 from tests.collector.service import Collector, key_of, payload
 from tests.realtime.event_data import counted
@@ -171,6 +172,17 @@ def test_openapi_says_what_is_taken_and_answered(collector):
     assert {"200", "400", "401", "408", "413", "415", "422", "429", "503"} <= set(post["responses"])
     assert post["security"] == [{"key": []}] and document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     assert "$ref" not in json.dumps(single), "complete by itself"
+
+
+def test_what_fails_here_is_an_error_without_its_details(database):
+    async def fails() -> None:
+        raise RuntimeError("a secret of ours")
+
+    router = APIRouter()
+    router.add_api_route("/fails", fails)
+    with Collector(database, routers=[router]) as collector:
+        answer = collector.ask("GET", "/fails")
+    assert answer.status == 500 and "Something failed here" in answer.body["error"] and "secret" not in str(answer)
 
 
 def wait_until(condition, seconds: float = 30) -> None:

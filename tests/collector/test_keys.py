@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
+import urllib.error
+import urllib.request
 
 import psycopg
 import pytest
 from click.testing import CliRunner
 
+from tests.collector.processes import Process
 from tests.collector.service import Collector, key_of, payload
 from tests.warehouse_data import one, rows
 from tokentra_dagster.cli import cli
+from tokentra_dagster.client import UsageClient
 from tokentra_dagster.collector.keys import add_key, hash_of, list_keys, revoke_key
 from tokentra_dagster.collector.limits import Limits
 from tokentra_dagster.collector.session import Session
 from tokentra_dagster.errors import UsageError
 from tokentra_dagster.warehouse.access import apply_access
+from tokentra_dagster.warehouse.database import Database
+from tokentra_dagster.warehouse.embedded import _free_port
 
 REVOKED_WITHIN = Limits().key_seconds
 
@@ -176,13 +183,7 @@ def test_the_collectors_sessions_may_store_events_and_nothing_else(database, log
         assert apply_access(db)
         if login == "its own":
             db.execute(f"CREATE ROLE login_{name} LOGIN PASSWORD 'p' IN ROLE tokentra_collector_{name}")
-    used = (
-        database
-        if login == "the owner's"
-        else type(database)(
-            database.url.replace(f"//{database.parts['user']}:{database.parts['password']}@", f"//login_{name}:p@")
-        )
-    )
+    used = database if login == "the owner's" else _login(database, f"login_{name}")
     forbidden = [
         "SELECT * FROM raw.usage_records", "SELECT secret_ref FROM app.provider_connections", "SELECT payload FROM raw.rejected_records",
         "SELECT name FROM app.organizations", "SELECT name FROM app.organization_keys", "UPDATE app.organization_keys SET revoked_at = NULL",
@@ -201,3 +202,29 @@ def test_the_collectors_sessions_may_store_events_and_nothing_else(database, log
         assert collector.post(payload("a", input_tokens=7), key).status == 422
     with database.connect() as db:
         db.execute(f"DROP ROLE IF EXISTS login_{name}")
+
+
+def test_the_command_runs_with_a_login_that_may_only_collect(database, tmp_path):
+    key, name = key_of(database), database.parts["dbname"]
+    with database.connect() as db:
+        assert apply_access(db)
+        db.execute(f"CREATE ROLE only_{name} LOGIN PASSWORD 'p' IN ROLE tokentra_collector_{name}")
+    process = Process(_login(database, f"only_{name}").url, tmp_path, _free_port())
+    try:
+        with UsageClient(process.url, key) as client:
+            client.record(provider="openai", model="gpt-4o", input_tokens=1, output_tokens=1)
+            assert client.flush(30) and client.counts.stored == 1
+        request = urllib.request.Request(f"{process.url}/v1/live", headers={"Authorization": f"Bearer {key}"})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=30)
+        said = json.load(refused.value)["error"]
+        assert refused.value.code == 403 and "may not read that" in said
+    finally:
+        process.end(signal.SIGINT)
+        with database.connect() as db:
+            db.execute(f"DROP ROLE only_{name}")
+
+
+def _login(database: Database, name: str) -> Database:
+    parts = database.parts
+    return Database(database.url.replace(f"//{parts['user']}:{parts['password']}@", f"//{name}:p@"))

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import psycopg
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
@@ -51,6 +52,8 @@ def create_app(database: Database, limits: Limits | None = None, routers: Sequen
     app.state.database, app.state.limits = database, limits
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(psycopg.errors.InsufficientPrivilege, _not_with_this_login)
+    app.add_exception_handler(Exception, _failed)
     app.include_router(_about)
     for router in (events_route.router, traces_route.router, *routers):
         app.include_router(router)
@@ -106,6 +109,18 @@ async def _refused(request: Request, error: Any) -> Response:
     if request.url.path == traces_route.PATH:
         return traces_route.status_answer(request, error.status, error.sentence, headers)
     return JSONResponse({"error": error.sentence}, status_code=error.status, headers=headers)
+
+
+async def _not_with_this_login(request: Request, error: Any) -> Response:
+    said = "This collector's login of the database may not read that; ask a collector that runs as the owner (docs/access.md)."
+    return JSONResponse({"error": said}, status_code=403)
+
+
+async def _failed(request: Request, error: Any) -> Response:
+    # The server logs the error itself once this is answered.
+    return JSONResponse(
+        {"error": "Something failed here; the collector's log says what. Send the same again later."}, status_code=500
+    )
 
 
 async def _http_error(request: Request, error: Any) -> Response:
