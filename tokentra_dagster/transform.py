@@ -108,14 +108,10 @@ def build_hours(settings: Settings, database: Database) -> str | None:
     """Bring the hourly rollup, and what it is made from, up to date; None, or why it could not be, in a sentence.
 
     A few seconds instead of a build with all its models and checks, which follows as ever. Beside another build each model is built
-    by one of them at a time (`begin_changes`). Before the first build there is nothing to bring up to date.
+    by one of them at a time (`begin_changes`).
     """
     import fasteners
 
-    with database.connect(application="tokentra build hours") as db:
-        row = db.execute("SELECT to_regclass('marts.hourly_usage_rollup') IS NULL AS missing").fetchone()
-    if row is None or row["missing"]:
-        return "The hourly rollup has not been built yet; the first build makes it."
     project, folder = str(project_folder()), target_folder(settings).parent / "hours"
     folder.mkdir(parents=True, exist_ok=True)
     command = [

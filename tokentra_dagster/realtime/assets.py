@@ -86,7 +86,11 @@ def usage_events(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Ite
 
 
 flush_job = dg.define_asset_job(
-    "flush_events", selection=dg.AssetSelection.assets(EVENTS), description="Make records of the events that wait."
+    "flush_events",
+    selection=dg.AssetSelection.assets(EVENTS),
+    description="Make records of the events that wait.",
+    # One step: a process of its own would only import everything again, every minute.
+    executor_def=dg.in_process_executor,
 )
 
 

@@ -229,13 +229,12 @@ def _cost_per_minute(points: Sequence[MinuteData]) -> Decimal | None:
 def _projection(row: Mapping[str, Any], rate: CurrentRate, now: datetime) -> Projection:
     left = (row["slice_end"] - now) / MINUTE
     cost, cost_rate = row["estimated_cost"], rate.cost_per_minute
-    unknown = cost is None or cost_rate is None
     return Projection(
         end=row["slice_end"], tokens_so_far=row["total_tokens"], requests_so_far=row["request_count"], cost_so_far=cost,
         minutes_left=left,
         projected_tokens=round(row["total_tokens"] + rate.tokens_per_minute * left),
         projected_requests=round(row["request_count"] + rate.requests_per_minute * left),
-        projected_cost=None if unknown else cost + cost_rate * Decimal(str(left)),
+        projected_cost=None if cost is None or cost_rate is None else cost + cost_rate * Decimal(str(left)),
     )  # fmt: skip
 
 

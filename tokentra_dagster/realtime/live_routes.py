@@ -11,7 +11,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any
 from uuid import UUID
@@ -122,7 +122,7 @@ def _event(message: Message) -> bytes:
 
 
 @contextmanager
-def _streams_end_when_the_server_is_told_to(feed: LiveFeed):  # type: ignore[no-untyped-def]
+def _streams_end_when_the_server_is_told_to(feed: LiveFeed) -> Iterator[None]:
     """A server that is told to stop waits for open answers, and a stream has no end of its own: the signal reaches the feed first."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -142,6 +142,6 @@ def _streams_end_when_the_server_is_told_to(feed: LiveFeed):  # type: ignore[no-
     try:
         yield
     finally:
-        for number, handler in before.items():
-            if signal.getsignal(number) is told:
-                signal.signal(number, handler)
+        for ours, handler in before.items():
+            if signal.getsignal(ours) is told:
+                signal.signal(ours, handler)
