@@ -136,7 +136,7 @@ def _said(is_met: bool) -> str:
     return "met" if is_met else "MISSED"
 
 
-def run(rows: int = 1_000_000, repeat: int = 3, workbook_rows: int = 100_000) -> None:
+def run(rows: int = 1_000_000, repeat: int = 3, workbook_rows: int = 200_000) -> None:
     """Print each format with its ratio to what the issue compares it with, and whether it is as fast as it should be."""
     with fresh_database() as database, tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -48,7 +48,7 @@ def table(database: Database) -> Iterator[psycopg.Connection[Any]]:
             "CREATE TABLE public.hostile (n SERIAL, c_time TIMESTAMPTZ, c_date DATE, c_text TEXT, c_count BIGINT, c_quantity NUMERIC, "
             "c_money NUMERIC, c_ratio DOUBLE PRECISION)"
         )
-        # What a cautious administrator may have set, and what must not reach the file.
+        # What an administrator may have set, and what must not reach the file.
         db.execute(f"ALTER DATABASE {db.info.dbname} SET datestyle = 'German'")
         db.execute(f"ALTER DATABASE {db.info.dbname} SET extra_float_digits = -3")
         db.execute(f"ALTER DATABASE {db.info.dbname} SET timezone = 'Asia/Kolkata'")

@@ -22,7 +22,7 @@ from tokentra_dagster.errors import TokenTraError
 from tokentra_dagster.exports.columns import TYPES, Column
 from tokentra_dagster.warehouse.database import Database
 
-SESSION = "-c timezone=UTC -c datestyle=ISO -c client_encoding=UTF8 -c extra_float_digits=1"
+SESSION = "-c timezone=UTC -c datestyle=ISO -c extra_float_digits=1"
 """What text COPY writes hangs on these, and a database or a role may have its own."""
 BATCH_BYTES = 2 * 1024 * 1024
 WAITING_BLOCKS = 2
@@ -83,7 +83,8 @@ def stream_rows(
     """Rows as COPY writes them in csv, each with its line feed, in lists of some `size` bytes. With the `snapshot` that another
     transaction exported, of what that one sees. Raises `TokenTraError` when the server breaks off."""
     blocks = Blocks(size or BATCH_BYTES)
-    with closing(psycopg2.connect(database.url, options=SESSION, application_name="tokentra export")) as connection:
+    session = {"options": SESSION, "client_encoding": "UTF8", "application_name": "tokentra export"}
+    with closing(psycopg2.connect(database.url, **session)) as connection:
         connection.set_session(isolation_level=ISOLATION_LEVEL_REPEATABLE_READ, readonly=True)
         thread = threading.Thread(target=_copy, args=(connection, statement, snapshot, blocks), daemon=True)
         thread.start()
