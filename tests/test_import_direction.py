@@ -9,39 +9,42 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tokentra_dagster"
 # Each part may import itself and what stands before it in its list; everything may import the leaves.
-LEAVES = {"errors", "records", "batch", "settings", "latency"}
+LEAVES = {"errors", "records", "batch", "settings", "latency", "markdown"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "records": set(),
     "latency": set(),
+    "markdown": set(),
     "settings": {"errors"},
     "secret_references": {"errors"},
     "batch": {"records"},
     "model_names": set(),
     "price_list": {"records", "errors", "model_names"},
     "pricing": {"records", "batch", "errors", "model_names", "price_list"},
-    "providers": {"errors", "records"},
+    "providers": {"errors", "records", "model_names", "latency"},
     "simulator": {"errors", "records"},
     "warehouse": {"errors", "settings", "records"},
     "analytics": {"errors", "price_list"},
     "list_prices": {"analytics", "price_list"},
     "usage_source": {"errors", "analytics", "warehouse"},
-    "quotas": {"errors", "warehouse"},
+    "quotas": {"errors", "markdown", "resources", "warehouse"},
     "runtime": {"settings", "warehouse"},
     "resources": {"runtime", "settings", "warehouse"},
     "ingest": {*LEAVES, "secret_references", "pricing", "model_names", "providers", "warehouse", "resources"},
-    "realtime": {*LEAVES, "ingest", "resources", "warehouse"},
+    "realtime": {*LEAVES, "analytics", "ingest", "pricing", "resources", "transform", "warehouse"},
+    "client": set(),
+    "collector": {"errors", "realtime", "records", "settings", "warehouse"},
     "summary": {"errors", "warehouse"},
     "health": {"errors", "settings", "warehouse", "ingest"},
-    "build_evidence": {"warehouse"},
+    "build_evidence": {"markdown", "warehouse"},
     "transform": {"build_evidence", "ingest", "quotas", "resources", "runtime", "settings", "warehouse"},
-    "retention": {"resources", "settings", "transform", "warehouse"},
+    "retention": {"markdown", "resources", "settings", "transform", "warehouse"},
     "exports": {"errors", "analytics", "price_list", "providers", "secret_references", "settings", "usage_source", "warehouse"},
-    "alerts": {"errors", "exports", "resources", "secret_references", "settings", "warehouse"},
+    "alerts": {"errors", "exports", "markdown", "resources", "secret_references", "settings", "warehouse"},
     "export_assets": {"alerts", "errors", "exports", "markdown", "resources", "settings", "warehouse"},
     "analyses": {"analytics"},
     "charts": set(),
-    "tables": {"analyses", "analytics"},
+    "tables": {"analyses", "analytics", "markdown"},
     "figures": {"analyses", "analytics", "charts"},
     "analytics_store": {"analytics", "warehouse"},
     "analytics_assets": {
@@ -61,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
         "analytics_assets",
         "export_assets",
         "ingest",
+        "quotas",
         "realtime",
         "resources",
         "retention",
@@ -88,10 +92,13 @@ NOT_FOR = {
     "tables": {"psycopg", "dagster", "matplotlib"},
     "secret_references": {"psycopg", "dagster"},
     "usage_source": {"sqlalchemy", "dagster", *VENDORS},
-    "quotas": {"sqlalchemy", "dagster", "pandas", "pyarrow", *VENDORS},
+    "quotas": {"sqlalchemy", "pandas", "pyarrow", *VENDORS},
     "simulator": {"psycopg", "dagster", *VENDORS},
     "exports": {"sqlalchemy", "dagster", *VENDORS},
+    "collector": {"sqlalchemy", "dagster", "pandas", "pyarrow", *VENDORS},
 }
+# Reads the files that a provider exports; imported when one is read.
+EXCEPT = {"providers/table_rows.py": {"pyarrow"}}
 
 
 def _modules() -> list[Path]:
@@ -128,7 +135,7 @@ def test_a_module_imports_only_what_stands_before_it(path: Path):
     else:
         assert part in {"cli", "commands", "demo", "__init__"}, f"{part} is new: say in this test what it may import"
     others = {name.split(".")[0] for name in _imports(path)}
-    assert not others & NOT_FOR.get(part, set())
+    assert not others & (NOT_FOR.get(part, set()) - EXCEPT.get(str(path.relative_to(PACKAGE)), set()))
 
 
 def test_only_providers_and_no_other_module_talks_to_a_vendors_sdk():

@@ -53,6 +53,7 @@ GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
             "claude-sonnet",
         ),
         ("aws", "arn:aws:bedrock:us-east-1::foundation-model/amazon.nova-lite-v1:0", "nova-lite"),
+        ("aws", "in.anthropic.claude-sonnet-5", "claude-sonnet"),
     ],
 )
 def test_versions_dates_and_resellers_share_a_family(provider: str, model: str, family: str) -> None:

@@ -54,6 +54,15 @@ def test_an_unknown_model_is_unpriced_and_not_free() -> None:
     assert one("openai", model="m-large") == UNPRICED
 
 
+def test_a_bedrock_arn_pays_what_its_model_pays_and_a_model_of_ones_own_has_no_list_price() -> None:
+    name = "us.anthropic.claude-haiku-4-5-20251001-v1:0"
+    arn = "arn:aws:bedrock:us-east-1:123456789012"
+    assert one("aws", f"{arn}:inference-profile/{name}") == one("aws", name) != UNPRICED
+    assert one("aws", "arn:aws:bedrock:eu-west-1::foundation-model/amazon.nova-pro-v1:0") == one("aws", "amazon.nova-pro-v1:0")
+    assert one("aws", f"{arn}:custom-model/anthropic.claude-3-haiku-20240307-v1:0:48k/abc123") == UNPRICED
+    assert one("aws", f"{arn}:application-inference-profile/anthropic.claude-3-haiku-20240307-v1") == UNPRICED
+
+
 def test_rows_of_one_batch_keep_their_own_answers() -> None:
     answers = priced("openai", record(), record("m-large"), record(reported_cost=Decimal(1)), record("gpt-4o-mini"))
     assert [(cost, basis) for cost, basis, _ in answers] == [

@@ -46,15 +46,16 @@ def test_the_compose_file_joins_the_platform_to_the_database_it_starts():
         assert name in platform["environment"]
 
 
-def test_the_compose_file_starts_a_command_that_exists_with_options_that_exist():
+@pytest.mark.parametrize("service", ["platform", "collector"])
+def test_the_compose_file_starts_a_command_that_exists_with_options_that_exist(service: str):
     from tokentra_dagster.cli import cli
 
-    program, command, *arguments = COMPOSE["services"]["platform"]["command"]
+    program, command, *arguments = COMPOSE["services"][service]["command"]
     assert program == "tokentra"
     port = arguments[arguments.index("--port") + 1]
     for flag in (argument for argument in arguments if argument.startswith("--")):
         _option(cli.commands[command], flag)
-    assert COMPOSE["services"]["platform"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert COMPOSE["services"][service]["ports"] == [f"127.0.0.1:{port}:{port}"]
 
 
 def test_the_image_copies_what_the_build_needs_and_nothing_that_is_missing():

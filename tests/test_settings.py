@@ -32,3 +32,10 @@ def test_deliveries_are_safe_unless_the_operator_says_yes() -> None:
     assert (chosen.delivery_plain_text, chosen.delivery_private_targets) == (False, True)
     with pytest.raises(SettingsError, match="'1'; it must be yes or no"):
         Settings.from_environment({"TOKENTRA_DELIVERY_PLAIN_TEXT": "1"})
+
+
+def test_the_collector_has_the_port_that_exporters_expect_unless_another_or_none_is_chosen():
+    chosen = [Settings.from_environment({"TOKENTRA_COLLECTOR_PORT": value}).collector_port for value in ("", "5000", "0")]
+    assert chosen == [4318, 5000, None] and Settings.from_environment({}).collector_port == 4318
+    with pytest.raises(SettingsError, match="TOKENTRA_COLLECTOR_PORT is '-1'"):
+        Settings.from_environment({"TOKENTRA_COLLECTOR_PORT": "-1"})

@@ -6,6 +6,7 @@ from typing import Any
 
 from psycopg import sql
 
+from tokentra_dagster.markdown import table
 from tokentra_dagster.warehouse.directory import Connection
 
 _CHANGES = """
@@ -35,9 +36,6 @@ def model_evidence(db: Connection, schema: str, model: str) -> dict[str, Any]:
 
 def changes_table(changes: list[dict[str, Any]]) -> str:
     """Markdown, a row per organisation, provider and reason."""
-    lines = ["| organisation | provider | reason | changes | from (UTC) | to |", "|---|---|---|--:|---|---|"]
-    lines += [
-        f"| {c['organization']} | {c['provider']} | {c['reason']} | {c['changes']} | {c['first']:%Y-%m-%d %H:%M} | {c['last']:%Y-%m-%d %H:%M} |"
-        for c in changes
-    ]
-    return "\n".join(lines) if changes else "nothing has changed"
+    columns = ("organization", "provider", "reason", "changes", "first", "last")
+    headings = ["organisation", "provider", "reason", "changes", "from (UTC)", "to"]
+    return table(headings, ([change[name] for name in columns] for change in changes), empty="Nothing has changed.")

@@ -11,12 +11,15 @@ import click
 
 from tokentra_dagster.commands.alerts import alerts
 from tokentra_dagster.commands.analyze import analyze, report
+from tokentra_dagster.commands.collecting import collect, keys
 from tokentra_dagster.commands.exporting import export
 from tokentra_dagster.commands.look import doctor, summary
 from tokentra_dagster.commands.platform import database, demo, simulate, up
+from tokentra_dagster.commands.quota import quota
 from tokentra_dagster.commands.retention import retention
 from tokentra_dagster.commands.scheduled_exports import exports
 from tokentra_dagster.commands.setup import connection, org, rule
+from tokentra_dagster.commands.top import top
 from tokentra_dagster.commands.work import build, import_, sync
 from tokentra_dagster.errors import TokenTraError, UsageError
 
@@ -39,11 +42,15 @@ for command in (
     import_,
     build,
     summary,
+    top,
     analyze,
     report,
     export,
     exports,
     alerts,
+    collect,
+    keys,
+    quota,
     retention,
     doctor,
 ):

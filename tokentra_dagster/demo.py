@@ -23,7 +23,8 @@ from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import add_connection, add_organization, add_rule, disable_connection, organization_id
 
 ORGANIZATIONS = ("acme", "globex")
-SECRETS = {"openai": "sk-admin-{org}", "anthropic": "sk-ant-admin01-{org}"}
+SECRETS = {"openai": "sk-admin-{org}", "anthropic": "sk-ant-admin01-{org}", "aws": "AKIASIM{org}:simulated"}
+OPTIONS = {"aws": {"regions": "us-east-1,eu-central-1", "cost_export": "s3://{org}-bedrock/export/bedrock"}}
 
 
 def run_demo(settings: Settings, days: int) -> None:
@@ -55,16 +56,18 @@ def run_demo(settings: Settings, days: int) -> None:
 
 
 def _set_up(database: Database, simulator) -> None:  # type: ignore[no-untyped-def]
-    urls = {"openai": simulator.openai_url, "anthropic": simulator.anthropic_url}
+    urls = {"openai": simulator.openai_url, "anthropic": simulator.anthropic_url, "aws": simulator.aws_url}
     with database.connect() as db:
         for name in ORGANIZATIONS:
             add_organization(db, name)
             for provider, pattern in SECRETS.items():
                 variable = f"TOKENTRA_SECRET_DEMO_{name}_{provider}".upper()
                 os.environ[variable] = pattern.format(org=name)
+                options = {option: value.format(org=name) for option, value in OPTIONS.get(provider, {}).items()}
                 add_connection(
-                    db, org=name, name=provider, provider=provider, secret_ref=f"env:{variable}", base_url=urls[provider]
-                )
+                    db, org=name, name=provider, provider=provider, secret_ref=f"env:{variable}", base_url=urls[provider],
+                    options=options, integration=provider,
+                )  # fmt: skip
             for fill in simulator.simulation.attribution(name):
                 add_rule(db, org=name, **fill)
 

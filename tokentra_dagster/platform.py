@@ -1,4 +1,4 @@
-"""`tokentra up`: the database, Dagster's webserver and daemon; Ctrl-C stops what it started, and only that."""
+"""`tokentra up`: the database, the collector of events, Dagster's webserver and daemon; Ctrl-C stops what it started, and only that."""
 
 from __future__ import annotations
 
@@ -29,14 +29,9 @@ MODULE = "tokentra_dagster.definitions"
 
 def run_platform(settings: Settings, port: int, host: str = HOST) -> int:
     """Run until Ctrl-C or until a part ends; returns the exit status."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            raise TokenTraError(
-                f"Port {port} is taken; choose another with `tokentra up --port N` or TOKENTRA_UI_PORT."
-            ) from None
+    _must_be_free(host, port, "`tokentra up --port N` or TOKENTRA_UI_PORT")
+    if settings.collector_port:
+        _must_be_free(HOST, settings.collector_port, "TOKENTRA_COLLECTOR_PORT (0: no collector of events)")
     ours = settings.database_url is None and EmbeddedServer(settings.home, settings.database_port).url() is None
     database = Database.open(settings)
     parts: dict[str, subprocess.Popen[bytes]] = {}
@@ -50,9 +45,17 @@ def run_platform(settings: Settings, port: int, host: str = HOST) -> int:
         click.echo("Reading the dbt project ...")
         ensure_manifest(settings)
         env = {**os.environ, **environment(settings, database)}
+        if settings.collector_port:
+            collector = ["collect", "--host", HOST, "--port", str(settings.collector_port)]
+            parts["collector"] = _start(
+                "tokentra", collector, {**env, "TOKENTRA_DATABASE_URL": database.url}, settings.home, log="collector"
+            )
         parts["Dagster UI"] = _start("dagster-webserver", ["-h", host, "-p", str(port), "-m", MODULE], env, settings.home)
         parts["Dagster daemon"] = _start("dagster-daemon", ["run", "-m", MODULE], env, settings.home)
         _wait_for_ui(parts, port, settings.home)
+        if settings.collector_port:
+            _wait_for("collector", f"http://{HOST}:{settings.collector_port}/ready", parts, settings.home)
+            click.echo(f"Collector: http://{HOST}:{settings.collector_port}/v1/events")
         click.echo(f"Dagster UI: http://{host}:{port}   (Ctrl-C stops it; logs in {settings.home})")
         while True:
             time.sleep(0.5)
@@ -70,25 +73,39 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _start(program: str, arguments: list[str], env: dict[str, str], home: Path) -> subprocess.Popen[bytes]:
-    with (home / f"{program}.log").open("ab") as log:
+def _must_be_free(host: str, port: int, setting: str) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            raise TokenTraError(f"Port {port} is taken; choose another with {setting}.") from None
+
+
+def _start(
+    program: str, arguments: list[str], env: dict[str, str], home: Path, log: str | None = None
+) -> subprocess.Popen[bytes]:
+    with (home / f"{log or program}.log").open("ab") as output:
         return subprocess.Popen(
-            [str(Path(sys.executable).parent / program), *arguments], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            [str(Path(sys.executable).parent / program), *arguments], env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             start_new_session=True,
         )  # fmt: skip
 
 
-def _wait_for_ui(parts: dict[str, subprocess.Popen[bytes]], port: int, home: Path, seconds: float = 120) -> None:
+def _wait_for(part: str, url: str, parts: dict[str, subprocess.Popen[bytes]], home: Path, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         _complain_about_ended(parts, home)
         try:
-            with urllib.request.urlopen(f"http://{HOST}:{port}/server_info", timeout=2):
-                break
+            with urllib.request.urlopen(url, timeout=2):
+                return
         except OSError:
             time.sleep(0.3)
-    else:
-        raise TokenTraError(f"The Dagster UI did not answer within {seconds:.0f} s; see {home}/dagster-webserver.log.")
+    raise TokenTraError(f"The {part} did not answer within {seconds:.0f} s; see the logs in {home}.")
+
+
+def _wait_for_ui(parts: dict[str, subprocess.Popen[bytes]], port: int, home: Path) -> None:
+    _wait_for("Dagster UI", f"http://{HOST}:{port}/server_info", parts, home)
     if error := _load_error(port):
         raise TokenTraError(f"The Dagster UI could not load our definitions: {error}")
 

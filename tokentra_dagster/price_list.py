@@ -27,6 +27,8 @@ from genai_prices.types import (
     TimeOfDateConstraint,
 )
 
+from tokentra_dagster.model_names import name_in_arn
+
 PICO = 10**12
 PER_MILLION = Decimal(PICO // 10**6)
 PER_THOUSAND = Decimal(PICO // 10**3)
@@ -146,10 +148,16 @@ def change_days(provider: str) -> tuple[date, ...]:
 
 @cache
 def find(provider: str, model: str) -> tuple[Provider, ModelInfo] | None:
-    """The list's entry for a model as the source spells it, and whose it is; path prefixes (ARNs, `publishers/...`) are dropped."""
+    """The list's entry for a model as the source spells it, and whose it is; path prefixes (ARNs, `publishers/...`) are dropped.
+
+    An ARN of the customer's own model or profile is in no list, even where it contains the name of one that is.
+    """
+    named = name_in_arn(model)
+    if named is None:
+        return None
     seller = _provider(provider)
     everyone = data_snapshot.get_snapshot().providers
-    for reference in dict.fromkeys((model, model.rsplit("/", 1)[-1])):
+    for reference in dict.fromkeys((named, named.rsplit("/", 1)[-1])):
         info = seller.find_model(reference, all_providers=everyone)
         if info is not None:
             owner = next(p for p in (seller, *everyone) if any(info is candidate for candidate in p.models))

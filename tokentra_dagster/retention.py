@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import dagster as dg
 from pydantic import Field
 
+from tokentra_dagster.markdown import bullets, table
 from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.settings import Settings
 from tokentra_dagster.transform import rollups
@@ -31,13 +32,16 @@ def expire_usage(context: dg.OpExecutionContext, config: RetentionConfig, wareho
 
 def evidence(report: Report) -> dict[str, dg.MetadataValue]:
     """Metadata a person would look at: what went, before when, how many rows, and what had to stay."""
-    lines = ["| what | before (UTC) | rows |", "|---|---|--:|"]
-    lines += [f"| {gone.partition or gone.what} | {gone.before:%Y-%m-%d} | {gone.rows:,} |" for gone in report.removed]
+    removed = table(
+        ["what", "before (UTC)", "rows"],
+        ((gone.partition or gone.what, f"{gone.before:%Y-%m-%d}", gone.rows) for gone in report.removed),
+        empty="Nothing had expired.",
+    )
     return {
-        "removed": dg.MetadataValue.md("\n".join(lines) if report.removed else "Nothing had expired."),
+        "removed": dg.MetadataValue.md(removed),
         "rows": dg.MetadataValue.int(sum(gone.rows for gone in report.removed)),
         "partitions_dropped": dg.MetadataValue.int(sum(1 for gone in report.removed if gone.partition)),
-        "waits": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in report.waits) or "Nothing."),
+        "waits": dg.MetadataValue.md(bullets(report.waits, empty="Nothing.")),
     }
 
 

@@ -15,11 +15,13 @@ KNOWN = {
     "TOKENTRA_HOME": "folder for the embedded database, Dagster's files and logs (default: var in the current folder)",
     "TOKENTRA_DATABASE_PORT": "port of the embedded database on 127.0.0.1 (default: one that is free, then kept)",
     "TOKENTRA_UI_PORT": "port of the Dagster UI on 127.0.0.1 (default: 3000)",
+    "TOKENTRA_COLLECTOR_PORT": "port of the collector of events on 127.0.0.1, or 0: `tokentra up` starts none (default: 4318)",
     "TOKENTRA_RETENTION_MINUTE_DAYS": "days that records of minutes are kept, or forever (default: 90)",
     "TOKENTRA_RETENTION_RAW_DAYS": "days that records of any width are kept, then by whole months, or forever (default: 400)",
     "TOKENTRA_RETENTION_HOURLY_DAYS": "days that hourly rollups are kept, or forever (default: 90)",
     "TOKENTRA_RETENTION_DAILY_DAYS": "days that daily rollups are kept, or forever (default: 731, two years)",
     "TOKENTRA_RETENTION_ALERTS_DAYS": "days that alerts which no longer hold are kept, or forever (default: 400)",
+    "TOKENTRA_RETENTION_QUOTA_EVENTS_DAYS": "days that single refusals and corrections of quotas are kept, or forever (default: 90)",
     "TOKENTRA_RETENTION_EXPORTS_DAYS": "days that the history of scheduled exports is kept, or forever (default: 400)",
     "TOKENTRA_DELIVERY_PLAIN_TEXT": "yes: exports and alerts may go to http:// addresses and to SMTP without TLS (default: no)",
     "TOKENTRA_DELIVERY_PRIVATE_TARGETS": "yes: webhooks may go to private and loopback addresses (default: no)",
@@ -36,13 +38,15 @@ SECRET_PREFIX = "TOKENTRA_SECRET_"  # noqa: S105 - a name, not a secret
 
 @dataclass(frozen=True, slots=True)
 class RetentionDays:
-    """How many days each kind of usage, alerts, and the history of scheduled exports are kept; None is for ever. `raw` is about all records, minutes' included."""
+    """How many days each kind of usage, and the histories of alerts, quotas and scheduled exports are kept; None is for ever. `raw` is
+    about all records, minutes' included."""
 
     minute: int | None = 90
     raw: int | None = 400
     hourly: int | None = 90
     daily: int | None = 731
     alerts: int | None = 400
+    quota_events: int | None = 90
     exports: int | None = 400
 
 
@@ -54,6 +58,8 @@ class Settings:
     database_url: str | None
     database_port: int | None
     ui_port: int
+    collector_port: int | None = 4318
+    """None: `tokentra up` starts no collector."""
     retention: RetentionDays = RetentionDays()
     delivery_plain_text: bool = False
     delivery_private_targets: bool = False
@@ -76,6 +82,7 @@ class Settings:
             database_url=url,
             database_port=_port(env, "TOKENTRA_DATABASE_PORT"),
             ui_port=_port(env, "TOKENTRA_UI_PORT") or 3000,
+            collector_port=None if env.get("TOKENTRA_COLLECTOR_PORT") == "0" else _port(env, "TOKENTRA_COLLECTOR_PORT") or 4318,
             retention=_retention(env),
             delivery_plain_text=_yes(env, "TOKENTRA_DELIVERY_PLAIN_TEXT"),
             delivery_private_targets=_yes(env, "TOKENTRA_DELIVERY_PRIVATE_TARGETS"),

@@ -24,6 +24,8 @@ from tokentra_dagster.analytics.seasonality import SeasonalAnalysis
 from tokentra_dagster.analytics.summary import UsageSummaryWithComparison
 from tokentra_dagster.analytics.trends import MultiMetricTrend, UsageTrend
 from tokentra_dagster.analytics.user_report import UserActivityReport
+from tokentra_dagster.markdown import are_figures
+from tokentra_dagster.markdown import table as markdown_table
 
 UNKNOWN = "–"
 
@@ -54,18 +56,12 @@ def figure_text(value: Any) -> str:
 
 def is_number(table: Table, column: int) -> bool:
     """Whether a column holds figures, which are set to the right."""
-    values = [row[column] for row in table.rows if row[column] is not None]
-    return bool(values) and all(isinstance(value, int | float | Decimal) and not isinstance(value, bool) for value in values)
+    return are_figures(row[column] for row in table.rows)
 
 
 def markdown(table: Table) -> str:
     """For Dagster's metadata."""
-    lines = [
-        "| " + " | ".join(table.headings) + " |",
-        "|" + "|".join("--:" if is_number(table, column) else "---" for column in range(len(table.headings))) + "|",
-    ]
-    lines += ["| " + " | ".join(figure_text(v).replace("|", "\\|").replace("\n", " ") for v in row) + " |" for row in table.rows]
-    return f"**{table.title}**\n\n" + "\n".join(lines)
+    return f"**{table.title}**\n\n" + markdown_table(table.headings, table.rows, empty="Nothing.", text=figure_text)
 
 
 @singledispatch

@@ -24,6 +24,8 @@ from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.retention import Rollup
 
 KEPT_RUNS = 20
+HOURS_SECONDS = 300
+"""The longest that a flush builds the hours it touched by itself."""
 PLACEHOLDERS = {f"TOKENTRA_PG_{part}": "1" for part in ("HOST", "PORT", "USER", "PASSWORD", "DBNAME")}
 
 
@@ -100,6 +102,33 @@ def keep_newest(folder: Path, count: int) -> None:
     runs = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
     for old in runs[:-count]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def build_hours(settings: Settings, database: Database) -> str | None:
+    """Bring the hourly rollup, and what it is made from, up to date; None, or why it could not be, in a sentence.
+
+    A few seconds instead of a build with all its models and checks, which follows as ever. Beside another build each model is built
+    by one of them at a time (`begin_changes`). Before the first build there is nothing to bring up to date.
+    """
+    import fasteners
+
+    with database.connect(application="tokentra build hours") as db:
+        row = db.execute("SELECT to_regclass('marts.hourly_usage_rollup') IS NULL AS missing").fetchone()
+    if row is None or row["missing"]:
+        return "The hourly rollup has not been built yet; the first build makes it."
+    project, folder = str(project_folder()), target_folder(settings).parent / "hours"
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        dbt_executable(), "--quiet", "run", "--select", "+hourly_usage_rollup", "--project-dir", project, "--profiles-dir", project,
+        "--target-path", str(folder), "--log-path", str(folder / "logs"),
+    ]  # fmt: skip
+    env = {**os.environ, **TELEMETRY_OFF, **database.dbt_environment()}
+    with fasteners.InterProcessLock(folder / ".build.lock"):
+        try:
+            done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=HOURS_SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"The hourly rollup took over {HOURS_SECONDS} s; the build that follows makes it."
+    return None if done.returncode == 0 else f"dbt failed:\n{(done.stdout + done.stderr)[-2000:]}"
 
 
 # Every model asks for the whole build when usage changed: a build of a few models only would find the others missing on a new

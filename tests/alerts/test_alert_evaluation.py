@@ -221,7 +221,7 @@ def test_retention_takes_old_alerts_with_their_deliveries_and_leaves_what_could_
     assert [(gone.what, gone.rows) for gone in expire(database, rules, [], now).removed] == [("alerts", 1)]
     assert {row["id"] for row in rows(database, "SELECT id FROM app.alerts")} == {holds.id, lasts.id, new.id}
     assert one(database, "SELECT count(*) FROM app.alert_deliveries") == 3
-    assert preview(database, RetentionDays(None, None, None, None, None), [], now + timedelta(days=9999)).removed == []
+    assert preview(database, RetentionDays(None, None, None, None, None, None), [], now + timedelta(days=9999)).removed == []
 
 
 def test_a_reader_sees_its_organisations_alerts_without_the_texts_of_errors(database, acme, globex):

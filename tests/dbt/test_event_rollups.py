@@ -5,9 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from decimal import Decimal
 
+import dagster as dg
+
 from tests.realtime.event_data import NOON, event, flush_all, organization, send
 from tests.warehouse_data import DAY, HOUR, connection, load, one, record, rows
 from tokentra_dagster.ingest.authority import set_authority
+from tokentra_dagster.realtime.assets import usage_events
+from tokentra_dagster.resources import Warehouse
 
 MODELS = "+daily_usage_rollup +usage_coverage"
 MINUTE = timedelta(minutes=1)
@@ -137,3 +141,24 @@ def test_a_day_of_events_flushed_every_few_minutes_becomes_final_an_hour_after_i
     assert [tuple(row.values()) for row in coverage] == [("2026-06-01", False), ("2026-06-02", True)]
     build("run", "--full-refresh")
     assert rows(database, "SELECT date::text, is_provisional FROM usage_coverage ORDER BY date") == coverage
+
+
+def test_a_flush_brings_the_hourly_rollup_up_to_date_by_itself_and_the_build_that_follows_finds_the_same(
+    database, build, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TOKENTRA_DATABASE_URL", database.url)
+    monkeypatch.setenv("TOKENTRA_HOME", str(tmp_path))
+    org = organization(database)
+    send(database, org, event("first"))
+    flush_all(database)
+    build("run")
+    send(database, org, event("second", feature="search"))
+    result = dg.materialize([usage_events], resources={"warehouse": Warehouse()})
+    (said,) = result.asset_materializations_for_node("raw__usage_events")[-1:]
+    assert said.metadata["hourly_rollup"].value == "up to date with these events"
+    hourly = "SELECT feature, request_count FROM hourly_usage_rollup ORDER BY feature"
+    built = rows(database, hourly)
+    assert built == [{"feature": "search", "request_count": 1}, {"feature": None, "request_count": 1}]
+    assert one(database, "SELECT sum(request_count)::int FROM daily_usage_rollup") == 1
+    build("run")
+    assert rows(database, hourly) == built and one(database, "SELECT sum(request_count)::int FROM daily_usage_rollup") == 2

@@ -24,7 +24,7 @@ def test_the_demo_ends_well_and_a_second_run_changes_no_total(database, tmp_path
             text=True,
         )
         assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
-        assert "Synced 4 connections" in done.stdout and "by team" in done.stdout
+        assert "Synced 6 connections" in done.stdout and "by team" in done.stdout
         found.append({tuple(row.items()) for row in rows(database, TOTALS.format("daily_usage_rollup"))})
     # Nothing is left for the hourly syncs to ask a simulator that is gone.
     assert rows(database, "SELECT name FROM app.provider_connections WHERE is_active") == []

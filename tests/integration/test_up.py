@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from tests.realtime.event_data import event, send
+from tests.collector.service import key_of
 from tests.warehouse_data import connection, one, rows
 from tokentra_dagster.analyses import ANALYSES
+from tokentra_dagster.client import UsageClient
 from tokentra_dagster.simulator.server import RunningSimulator
 from tokentra_dagster.warehouse.embedded import _free_port
 
@@ -47,10 +48,10 @@ def platform(database, simulator, tmp_path: Path) -> Iterator[Graphql]:
     """A running platform with two connections; gives the way to ask its UI server, and ends with Ctrl-C."""
     for name in ("one", "other"):
         connection(database, name=name, secret_ref="env:TOKENTRA_SECRET_SIMULATED", base_url=simulator.openai_url)
-    port, home = _free_port(), tmp_path / "home"
+    port, collector_port, home = _free_port(), _free_port(), tmp_path / "home"
     env = {
         **os.environ, "TOKENTRA_DATABASE_URL": database.url, "TOKENTRA_HOME": str(home), "TOKENTRA_SECRET_SIMULATED": "sk-admin-acme",
-        "PYTHONUNBUFFERED": "1",
+        "PYTHONUNBUFFERED": "1", "TOKENTRA_COLLECTOR_PORT": str(collector_port),
     }  # fmt: skip
     command = [str(Path(sys.executable).parent / "tokentra"), "up", "--port", str(port)]
     process = subprocess.Popen(
@@ -64,7 +65,9 @@ def platform(database, simulator, tmp_path: Path) -> Iterator[Graphql]:
             said += line
             if "Dagster UI: http://127.0.0.1" in line:
                 break
-        assert f"Dagster UI: http://127.0.0.1:{port}" in said, said
+        assert (
+            f"Dagster UI: http://127.0.0.1:{port}" in said and f"Collector: http://127.0.0.1:{collector_port}/v1/events" in said
+        ), said
 
         def ask(query: str, **variables: Any) -> dict[str, Any]:
             body = json.dumps({"query": query, "variables": variables}).encode()
@@ -76,6 +79,7 @@ def platform(database, simulator, tmp_path: Path) -> Iterator[Graphql]:
             assert "errors" not in answer, answer
             return answer["data"]
 
+        ask.collector = f"http://127.0.0.1:{collector_port}"
         yield ask
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=120)
@@ -139,8 +143,9 @@ def test_a_weeks_backfill_for_one_connection_from_the_ui_loads_it_and_the_rollup
 
     # An application's event is in the hourly rollup soon after, and nobody asks for that either.
     now = datetime.now(UTC)
-    org = one(database, "SELECT id FROM app.organizations WHERE name = 'acme'")
-    send(database, org, event("live", now, provider="google", model="gemini-2.5-pro"), now=now)
+    with UsageClient(platform.collector, key_of(database)) as client:
+        client.record(occurred_at=now, provider="google", model="gemini-2.5-pro", input_tokens=100, output_tokens=10)
+        assert client.flush(30)
     wait_for(
         "the event in the hourly rollup",
         lambda: one(database, "SELECT count(*) FROM hourly_usage_rollup WHERE provider = 'google' AND model = 'gemini-2.5-pro'"),

@@ -207,7 +207,9 @@ def test_a_connection_without_a_key_says_which_key_is_needed(vendor):
 
 
 def test_listing_the_sources_imports_no_sdk():
-    code = "import sys, tokentra_dagster.providers; print({'openai', 'anthropic', 'httpx2'} & set(sys.modules))"
+    code = (
+        "import sys, tokentra_dagster.providers; print({'openai', 'anthropic', 'httpx2', 'boto3', 'pyarrow'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

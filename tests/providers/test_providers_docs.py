@@ -117,7 +117,7 @@ def test_the_page_tells_the_groupings_of_the_code():
 
 def test_the_page_tells_how_long_is_read_again():
     usage, costs = (
-        {getattr(entry, name).days for entry in INTEGRATIONS.values()} for name in ("settles_after", "costs_settle_after")
+        {getattr(entry, name).days for entry in OF_THE_PAGE.values()} for name in ("settles_after", "costs_settle_after")
     )
     assert (usage, costs) == ({3}, {7})
     assert "the days of the last 3 days and one more | the days of the last 7 days and one more" in PAGE

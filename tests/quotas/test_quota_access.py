@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 from tests.quota_data import quota
 from tests.warehouse_data import connection, one, rows
+from tokentra_dagster.cli import cli
 from tokentra_dagster.errors import UsageError
 from tokentra_dagster.quotas import Request, check, release, reserve, settle
 from tokentra_dagster.warehouse.access import apply_access, grant_reader, revoke_reader
@@ -104,3 +107,30 @@ def test_the_calls_run_as_the_owner_with_a_path_of_their_own_and_only_readers_ma
     assert {(tuple(row["path"]), row["bi"], row["everybody"]) for row in found} == {
         (("search_path=pg_catalog, pg_temp",), True, False)
     }
+
+
+def test_the_command_lets_a_login_reserve_of_its_organisation_only_and_sees_no_quota_of_another(database, logins, tmp_path):
+    """By row-level security: neither the quotas, counters, versions, refusals nor corrections of globex."""
+    acme, globex = (one(database, "SELECT id FROM organizations WHERE name = %s", name) for name in ("acme", "globex"))
+    for org in (acme, globex):
+        quota(database, org, enforcement_mode="block", token_limit=100)
+    with database.connect(autocommit=True) as owner:
+        held = reserve(owner, Request(globex, tokens=60)).id
+        assert not reserve(owner, Request(globex, tokens=60)).id
+        owner.execute("UPDATE quota_counters SET used_tokens = 7")
+        owner.execute("SELECT rebuild_quota_counters()")
+    arguments = ["db", "grant-reader", "bi", "--org", "acme", "--may-reserve", "--json"]
+    done = CliRunner().invoke(cli, arguments, env={"TOKENTRA_DATABASE_URL": database.url, "TOKENTRA_HOME": str(tmp_path)})
+    assert json.loads(done.output)["may_reserve"] is True
+    with logins["bi"].connect(autocommit=True) as bi:
+        assert reserve(bi, Request(acme, tokens=1)).id
+        for call in (check, reserve):
+            with pytest.raises(UsageError, match=r"may not (check|reserve) quotas of organisation"):
+                call(bi, Request(globex, tokens=1))
+        for call in (lambda: settle(bi, held, tokens=0), lambda: release(bi, held)):
+            with pytest.raises(UsageError, match="no reservation has the id"):
+                call()
+        for table in ("usage_quotas", "quota_counters", "usage_quota_versions", "quota_events", "quota_corrections"):
+            seen = bi.execute(f"SELECT count(*) FILTER (WHERE org_id = %s) AS other FROM {table}", [globex]).fetchone()
+            assert seen == {"other": 0}
+            assert one(database, f"SELECT count(*) FROM {table} WHERE org_id = %s", globex) > 0

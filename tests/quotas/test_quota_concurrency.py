@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+import pytest
 
 from tests.quota_data import quota
 from tests.warehouse_data import connection, one, rows
@@ -153,3 +154,36 @@ def test_one_reservation_settled_by_many_connections_counts_once(database):
         held = reserve(db, Request(org, tokens=10)).id
     assert sum(all_at_once(database, lambda db, _: settle(db, held, tokens=7).changed)) == 1
     assert rows(database, "SELECT used_tokens, reserved_tokens FROM quota_counters") == [{"used_tokens": 7, "reserved_tokens": 0}]
+
+
+@pytest.mark.parametrize(("quicker", "allowed", "warned"), [(50, True, 0), (70, True, 1), (90, False, 0)])
+def test_who_finds_that_somebody_was_quicker_gives_back_what_it_took_and_is_judged_anew(database, quicker, allowed, warned):
+    """20 of a team's and ann's limit of 100, which was free when it was looked at; meanwhile ann uses 50, 70 or 90."""
+    org = connection(database).org_id
+    with database.connect() as db:
+        team = db.execute("INSERT INTO teams (org_id, name) VALUES (%s, 't') RETURNING id", [org]).fetchone()["id"]
+    of_team, of_ann = UUID(int=1), UUID(int=2)  # in this order they are taken
+    quota(database, org, "team", id=of_team, scope_type="team", team_id=team, enforcement_mode="block", token_limit=100)
+    quota(database, org, "ann", id=of_ann, scope_type="user", user_identifier="ann", enforcement_mode="block", token_limit=100)
+    both = Request(org, tokens=20, team_id=team, user_identifier="ann")
+    with database.connect(autocommit=True) as db:
+        release(db, reserve(db, both).id)  # the counters are there
+    with database.connect() as first, database.connect(autocommit=True) as second, ThreadPoolExecutor(1) as pool:
+        first.execute("SELECT * FROM reserve_quota(%s, p_user_identifier => 'ann', p_estimated_tokens => %s)", [org, quicker])
+        waits = pool.submit(reserve, second, both)
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+        while not one(database, waiting, second.info.backend_pid):
+            assert not waits.done()
+        first.commit()
+        answer = waits.result(30)
+    assert (answer.decision.allowed, len(answer.decision.warnings)) == (allowed, warned)
+    taken = 20 if allowed else 0
+    counters = "SELECT quota_id, reserved_tokens, reserved_requests FROM quota_counters ORDER BY quota_id"
+    assert rows(database, counters) == [
+        {"quota_id": of_team, "reserved_tokens": taken, "reserved_requests": taken // 20},
+        {"quota_id": of_ann, "reserved_tokens": quicker + taken, "reserved_requests": 1 + taken // 20},
+    ]
+    assert rows(database, "SELECT quota_id, sum(tokens)::int AS n FROM quota_holds GROUP BY quota_id ORDER BY quota_id") == [
+        {"quota_id": row["quota_id"], "n": row["reserved_tokens"]} for row in rows(database, counters) if row["reserved_tokens"]
+    ]
+    assert one(database, "SELECT count(*) FROM quota_reservations WHERE state = 'open'") == (2 if allowed else 1)

@@ -8,7 +8,7 @@ import pytest
 from tests.realtime.event_data import counted, event, organization, send
 from tokentra_dagster.ingest.assets import RECORDS
 from tokentra_dagster.realtime import flush as flushing
-from tokentra_dagster.realtime.assets import EVENTS, flush_schedule, usage_events
+from tokentra_dagster.realtime.assets import EVENTS, flush_job, flush_schedule, usage_events
 from tokentra_dagster.resources import Warehouse
 
 
@@ -19,25 +19,46 @@ def warehouse(database, tmp_path, monkeypatch) -> Warehouse:
     return Warehouse()
 
 
-def _look(warehouse: Warehouse):
-    with dg.build_schedule_context(resources={"warehouse": warehouse}) as context:
+@pytest.fixture
+def instance(tmp_path):
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield instance
+
+
+def _look(warehouse: Warehouse, instance: dg.DagsterInstance):
+    with dg.build_schedule_context(instance=instance, resources={"warehouse": warehouse}) as context:
         return flush_schedule(context)
 
 
-def test_a_minute_without_events_starts_no_run_and_one_with_events_does(database, warehouse):
+def test_a_minute_without_events_starts_no_run_and_one_with_events_does(database, warehouse, instance):
     org = organization(database)
-    assert isinstance(_look(warehouse), dg.SkipReason)
+    assert isinstance(_look(warehouse, instance), dg.SkipReason)
     send(database, org, event("a"))
-    assert isinstance(_look(warehouse), dg.RunRequest)
+    assert isinstance(_look(warehouse, instance), dg.RunRequest)
+
+
+def test_a_run_that_has_not_begun_takes_what_came_since_and_one_that_has_does_not(database, warehouse, instance):
+    send(database, organization(database), event("a"))
+    run = instance.create_run_for_job(flush_definition())
+    assert isinstance(_look(warehouse, instance), dg.SkipReason)
+    instance.report_run_canceled(run)
+    assert isinstance(_look(warehouse, instance), dg.RunRequest)
+
+
+def flush_definition() -> dg.JobDefinition:
+    return dg.Definitions(assets=[usage_events], jobs=[flush_job], resources={"warehouse": Warehouse()}).resolve_job_def(
+        "flush_events"
+    )
 
 
 def test_a_run_makes_records_announces_them_and_shows_what_it_did(database, warehouse):
     send(database, organization(database), event("a"), event("b", provider="anthropic", model="claude-sonnet-4-5"))
     result = dg.materialize([usage_events], resources={"warehouse": warehouse})
     keys = [e.asset_key for e in result.get_asset_materialization_events()]
-    assert keys == [EVENTS, RECORDS], "dbt follows the materialisation of the records"
-    metadata = result.asset_materializations_for_node("raw__usage_events")[0].metadata
+    assert keys == [RECORDS, EVENTS], "dbt follows the materialisation of the records"
+    metadata = result.asset_materializations_for_node("raw__usage_events")[-1].metadata
     assert metadata["dagster/row_count"].value == 2 and "| acme/events-anthropic | 1 |" in str(metadata["connections"].value)
+    assert "has not been built yet" in str(metadata["hourly_rollup"].value)
     assert result.get_asset_check_evaluations()[0].passed
     assert counted(database) == {"a": 1, "b": 1}
     again = dg.materialize([usage_events], resources={"warehouse": warehouse})

@@ -16,6 +16,7 @@ from tokentra_dagster.alerts.evaluate import Evaluation, evaluate, open_runs, ra
 from tokentra_dagster.alerts.event_alerts import FailedRun
 from tokentra_dagster.alerts.store import resolve
 from tokentra_dagster.exports.destinations.base import Allowances
+from tokentra_dagster.markdown import table
 from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.settings import Settings
 from tokentra_dagster.warehouse.database import Database
@@ -30,32 +31,27 @@ SUBJECT_TAG = "tokentra/subject"
 OF = " of "
 FORGOTTEN_AFTER = timedelta(days=7)
 """A job that nobody has run since its failure."""
-LONGEST_CELL = 300
 
 
 def evidence(found: Evaluation, attempts: Sequence[Attempt]) -> dict[str, Any]:
     """Metadata a person would look at: what was raised, and what came of sending it."""
-    raised = ["| severity | organisation | kind | alert |", "|---|---|---|---|"]
-    raised += [
-        f"| {one.alert.severity} | {_cell(one.organization or '')} | {one.alert.kind} | {_cell(one.alert.title)} |"
-        for one in found.raised[:50]
-    ]
-    sent = ["| channel | alerts | status | |", "|---|--:|---|---|"]
-    sent += [f"| {_cell(one.channel)} | {one.alerts:,} | {one.status} | {_cell(one.says)} |" for one in attempts]
+    raised = table(
+        ["severity", "organisation", "kind", "alert"],
+        ((one.alert.severity, one.organization, one.alert.kind, one.alert.title) for one in found.raised[:50]),
+        empty="Nothing new.",
+    )
+    sent = table(
+        ["channel", "alerts", "status", "says"],
+        ((one.channel, one.alerts, one.status, one.says) for one in attempts),
+        empty="Nothing was sent.",
+    )
     return {
-        "raised": dg.MetadataValue.md("\n".join(raised) if found.raised else "Nothing new."),
-        "sent": dg.MetadataValue.md("\n".join(sent) if attempts else "Nothing was sent."),
+        "raised": dg.MetadataValue.md(raised),
+        "sent": dg.MetadataValue.md(sent),
         "alerts_raised": len(found.raised),
         "messages_sent": sum(1 for one in attempts if one.status == "sent"),
         "messages_not_sent": sum(1 for one in attempts if one.status != "sent"),
     }
-
-
-def _cell(text: str) -> str:
-    # Names are other people's text, and the UI renders Markdown.
-    for mark in "\\|[]<>*_`":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text[:LONGEST_CELL].split())
 
 
 @dg.asset(

@@ -13,7 +13,7 @@ from tokentra_dagster.commands.common import echo_json, open_database, settings
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address the UI listens on; 0.0.0.0 inside a container.")
 def up(port: int | None, host: str) -> None:
-    """Start the database, the Dagster UI and the daemon; Ctrl-C stops what it started."""
+    """Start the database, the collector of events, the Dagster UI and the daemon; Ctrl-C stops what it started."""
     from tokentra_dagster.platform import run_platform
 
     chosen = settings()
@@ -34,13 +34,14 @@ def demo(days: int) -> None:
 @click.option("--port", default=8321, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--now", help="The simulator's clock, e.g. 2026-06-30T12:00Z (default: the real time).")
 def simulate(host: str, port: int, now: str | None) -> None:
-    """Serve simulated OpenAI and Anthropic usage APIs until Ctrl-C (docs/simulator.md)."""
+    """Serve simulated OpenAI, Anthropic and AWS usage APIs until Ctrl-C (docs/simulator.md)."""
     from tokentra_dagster.commands.common import parse_moment
-    from tokentra_dagster.simulator.server import ANTHROPIC_PATH, OPENAI_PATH, serve
+    from tokentra_dagster.simulator.server import ANTHROPIC_PATH, AWS_PATH, OPENAI_PATH, serve
 
     def announce(url: str) -> None:
         click.echo(f"OpenAI:    {url}{OPENAI_PATH}   (key sk-admin-acme or sk-admin-globex)")
         click.echo(f"Anthropic: {url}{ANTHROPIC_PATH}   (key sk-ant-admin01-acme or sk-ant-admin01-globex)")
+        click.echo(f"AWS:       {url}{AWS_PATH}   (access key AKIASIMacme:any or AKIASIMglobex:any)")
 
     serve(host, port, now=parse_moment(now, "--now") if now else None, ready=announce)
 
@@ -119,8 +120,15 @@ def db_migrate() -> None:
     "--secret",
     help="Where its password is: env:NAME or file:PATH. Without it a new login's password is made up and printed once.",
 )
+@click.option(
+    "--may-reserve",
+    is_flag=True,
+    help="It may also reserve from their quotas (docs/quotas.md); granting again without it takes that away.",
+)
 @click.option("--json", "as_json", is_flag=True)
-def db_grant_reader(name: str, organizations: tuple[str, ...], all_orgs: bool, secret: str | None, as_json: bool) -> None:
+def db_grant_reader(
+    name: str, organizations: tuple[str, ...], all_orgs: bool, secret: str | None, may_reserve: bool, as_json: bool
+) -> None:
     """Make or change the login NAME that reads the marts of some organisations: for BI tools and programs."""
     from tokentra_dagster.secret_references import resolve_secret
     from tokentra_dagster.warehouse.access import grant_reader
@@ -128,15 +136,19 @@ def db_grant_reader(name: str, organizations: tuple[str, ...], all_orgs: bool, s
     password = resolve_secret(secret) if secret else None
     opened = open_database()
     with opened.connect() as db:
-        granted = grant_reader(db, name, organizations=organizations, all_organizations=all_orgs, password=password)
+        granted = grant_reader(
+            db, name, organizations=organizations, all_organizations=all_orgs, password=password, may_reserve=may_reserve
+        )
     seen = "every organisation" if all_orgs else ", ".join(organizations)
     if as_json:
         echo_json(
             {"name": name, "organizations": None if all_orgs else list(organizations), "address": opened.public_address,
-             "is_new": granted.is_new, "password": granted.password}
+             "is_new": granted.is_new, "may_reserve": may_reserve, "password": granted.password}
         )  # fmt: skip
         return
     click.echo(f"{name} {'is new and' if granted.is_new else 'now'} reads {seen} at {opened.public_address}.")
+    if may_reserve:
+        click.echo("It may reserve from their quotas.")
     if granted.password:
         click.echo(f"Its password, shown only now: {granted.password}")
 

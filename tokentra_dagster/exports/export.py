@@ -12,11 +12,11 @@ import psycopg
 
 from tokentra_dagster.errors import TokenTraError
 from tokentra_dagster.exports.columns import TYPES, Column
-from tokentra_dagster.exports.focus.rows import FocusReader, usage_request
+from tokentra_dagster.exports.focus.rows import USAGE_BYTES, FocusReader, usage_request
 from tokentra_dagster.exports.manifest import Freshness, Manifest, ManifestColumn, content_hash, read_freshness
 from tokentra_dagster.exports.pseudonyms import pseudonym, read_key
 from tokentra_dagster.exports.request import ExportRequest
-from tokentra_dagster.exports.rows import ALWAYS_COUNTED, RowReader, Totals, period_totals
+from tokentra_dagster.exports.rows import ALWAYS_COUNTED, RowReader, Totals, period_totals, row_reader
 from tokentra_dagster.exports.text import iso
 from tokentra_dagster.exports.writers import WriterOptions, open_writer
 from tokentra_dagster.warehouse.database import Database
@@ -41,16 +41,15 @@ def export(database: Database, request: ExportRequest, path: Path) -> Manifest:
         freshness = read_freshness(connection, org_id, request.period)
         reader: RowReader | FocusReader
         if request.profile == "focus":
-            usage = RowReader(database, connection, org_id, usage_request(request), currency, key)
+            usage = row_reader(database, connection, org_id, usage_request(request), currency, key, USAGE_BYTES)
             reader = FocusReader(usage, request, organization, org_id, currency)
         else:
-            reader = RowReader(database, connection, org_id, request, currency, key)
+            reader = row_reader(database, connection, org_id, request, currency, key)
         shown = shown_filters(request, key)
         try:
             writer = open_writer(request.format, unfinished, reader.columns, options)
             try:
-                for batch in reader:
-                    writer.write(batch)
+                reader.into(writer)
                 metadata = metadata_of(request, organization, currency, shown, reader.totals, freshness, created_at)
                 writer.close(metadata if request.include_metadata else None)
             except BaseException:

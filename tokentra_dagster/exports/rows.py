@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +16,9 @@ from tokentra_dagster.errors import UsageError
 from tokentra_dagster.exports.columns import METRIC_COLUMNS, Column
 from tokentra_dagster.exports.pseudonyms import order_salt, pseudonymised
 from tokentra_dagster.exports.request import ExportRequest
-from tokentra_dagster.exports.stream import stream
+from tokentra_dagster.exports.stream import parse, stream, stream_rows
+from tokentra_dagster.exports.writers import Writer
+from tokentra_dagster.exports.writers.csv import CsvWriter, field_sql, without_last
 from tokentra_dagster.usage_source import NAMES
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import Connection
@@ -24,6 +27,10 @@ ALWAYS_COUNTED = ("total_tokens", "unpriced_tokens", "record_count")
 """Totals of these are known of every export, in the file or not."""
 PEOPLE_NAME = ("team", "project", "cost_center")
 MEASURES = "cache_creation_tokens, success_count"
+
+
+Shown = Callable[[Column], str]
+"""SQL of a column's values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,40 +63,85 @@ class RunningTotals:
 
 
 class RowReader:
-    """Iterate once for the batches, in order of bucket and dimensions; `totals` holds afterwards what went by.
+    """Iterate once, over the batches or over `csv_lines`; `totals` holds afterwards what went by.
 
-    The rows are of the snapshot of the connection's transaction, which has to be REPEATABLE READ and stay open.
+    `statement` gives the SQL of some columns, each as the function has it that it is called with. Beside the file's `columns`, those of
+    `ALWAYS_COUNTED` are read. With a `key` users become pseudonyms; with the `snapshot` that an open transaction exported, the rows are
+    what that one sees. `size` is the bytes of text of a batch, None the usual ones.
     """
 
     def __init__(
-        self, database: Database, connection: Connection, org_id: UUID, request: ExportRequest, currency: str, key: bytes | None
+        self, database: Database, columns: Sequence[Column], statement: Callable[[Sequence[Column], Shown], str],
+        snapshot: str | None = None, key: bytes | None = None, size: int | None = None,
     ) -> None:  # fmt: skip
-        self.columns = request.columns(currency)
-        shown = {column.name for column in self.columns}
-        self._read = [*self.columns, *(METRIC_COLUMNS[name] for name in ALWAYS_COUNTED if name not in shown)]
-        self._database, self._connection, self._org_id, self._request, self._key = database, connection, org_id, request, key
+        self.columns = list(columns)
+        shown = {column.name for column in columns}
+        self._read = [*columns, *(METRIC_COLUMNS[name] for name in ALWAYS_COUNTED if name not in shown)]
+        self._database, self._statement, self._snapshot, self._key, self._size = database, statement, snapshot, key, size
         self._running = RunningTotals(self._read)
 
     @property
     def totals(self) -> Totals:
         return self._running.totals
 
+    @property
+    def is_pseudonymised(self) -> bool:
+        return self._key is not None and any(column.name == "user_id" for column in self.columns)
+
+    def into(self, writer: Writer) -> None:
+        """Every row. The server writes csv itself where it can: that takes half the time (docs/decisions/0014)."""
+        if isinstance(writer, CsvWriter) and not self.is_pseudonymised:
+            for lines in self.csv_lines():
+                writer.write_lines(lines)
+        else:
+            for batch in self:
+                writer.write(batch)
+
+    def csv_lines(self) -> Iterator[bytes]:
+        """Lines of a csv file as the server writes them, byte for byte those of `CsvWriter`; the totals are counted from them. Not for
+        pseudonyms: the server does not have the key."""
+        assert not self.is_pseudonymised
+        counted = [column for column in self._read if column.additive]
+        for rows in stream_rows(self._database, self._statement(self._read, field_sql), self._snapshot, self._size):
+            self._running.add(parse(b"".join(rows), self._read, counted))
+            yield without_last(rows, len(self._read) - len(self.columns))
+
     def __iter__(self) -> Iterator[Any]:
-        statement = export_statement(self._connection, self._org_id, self._request, self._read, self._key)
-        exported = self._connection.execute("SELECT pg_export_snapshot() AS snapshot").fetchone()
-        assert exported is not None
-        for batch in stream(self._database, statement, self._read, exported["snapshot"]):
+        for batch in stream(
+            self._database, self._statement(self._read, attrgetter("sql")), self._read, self._snapshot, self._size
+        ):
             self._running.add(batch)
-            if self._key is not None and "user_id" in batch.schema.names:
+            if self._key is not None and self.is_pseudonymised:
                 place = batch.schema.names.index("user_id")
                 batch = batch.set_column(place, "user_id", pseudonymised(batch.column(place), self._key))
             yield batch.select([column.name for column in self.columns])
 
 
+def row_reader(
+    database: Database, connection: Connection, org_id: UUID, request: ExportRequest, currency: str, key: bytes | None,
+    size: int | None = None,
+) -> RowReader:  # fmt: skip
+    """Of the marts' rows, in order of bucket and dimensions, in the snapshot of the connection's transaction, which has to be REPEATABLE
+    READ and stay open."""
+
+    def statement(columns: Sequence[Column], shown: Shown) -> str:
+        return export_statement(connection, org_id, request, columns, shown, key)
+
+    exported = connection.execute("SELECT pg_export_snapshot() AS snapshot").fetchone()
+    assert exported is not None
+    return RowReader(database, request.columns(currency), statement, exported["snapshot"], key, size)
+
+
 def export_statement(
-    connection: Connection, org_id: UUID, request: ExportRequest, columns: Sequence[Column], key: bytes | None = None
+    connection: Connection,
+    org_id: UUID,
+    request: ExportRequest,
+    columns: Sequence[Column],
+    shown: Shown,
+    key: bytes | None = None,
 ) -> str:
-    """SQL of the rows: sums by bucket and dimensions over the marts' own parts of the period (docs/functions.md), names joined after."""
+    """SQL of the rows: sums by bucket and dimensions over the marts' own parts of the period (docs/functions.md), names joined after;
+    `shown` is the SQL of a column's values."""
     dimensions = [_column(name) for name in request.grouping]
     parts, sums = _parts(connection, org_id, request, dimensions)
     bucket = f"date_trunc({_literal(request.granularity)}, moment)"
@@ -100,9 +152,9 @@ def export_statement(
         for name in request.grouping
         if name in NAMES
     )
-    order = ["bucket", *(_order(name, key) for name in dimensions)]
+    order = ["summed.bucket", *(_order(name, key) for name in dimensions)]
     return (
-        f"SELECT {', '.join(column.sql for column in columns)} FROM ("
+        f"SELECT {', '.join(map(shown, columns))} FROM ("
         f"SELECT {', '.join([f'{bucket} AS bucket', *dimensions])}, {sums} "
         f"FROM ({parts}) AS part GROUP BY {by}) AS summed{joins} ORDER BY {', '.join(order)}"
     )

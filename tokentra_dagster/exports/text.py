@@ -23,6 +23,8 @@ def column_text(column: Any, render: Callable[[str], str], null: str, moment: Ca
         text = _each(column.dictionary_encode(), lambda value: moment(iso(value)))
     elif pa.types.is_decimal(kind):
         text = plain_decimals(column)
+    elif pa.types.is_floating(kind):
+        text = doubles(column)
     else:
         text = pc.cast(column, pa.string())
     return pc.fill_null(text, null)
@@ -44,6 +46,20 @@ def plain_decimals(column: Any) -> Any:
     return pc.utf8_rtrim(pc.utf8_rtrim(text, characters="0"), characters=".") if column.type.scale else text
 
 
+def doubles(column: Any) -> Any:
+    """The fewest digits that give the same double again, as PostgreSQL writes them: with an exponent under 0.0001 and from 10^15 on.
+
+    From 2^53 on PostgreSQL gives some doubles a digit more (it takes no number halfway between two); no rate is that large.
+    """
+    text = pc.cast(column, pa.string())
+    size = pc.abs(column)
+    extreme = pc.fill_null(pc.or_(pc.and_(pc.less(size, 1e-4), pc.greater(size, 0.0)), pc.greater_equal(size, 1e9)), False)
+    if pc.any(extreme).as_py():
+        few = [_double(value) for value in pc.filter(column, extreme).to_pylist()]
+        text = pc.replace_with_mask(text, extreme, pa.array(few, pa.string()))
+    return text
+
+
 def neutral(value: str) -> str:
     """The text with an apostrophe before it where a spreadsheet would run it (correction 39)."""
     return f"'{value}" if value.startswith(FORMULA_STARTS) else value
@@ -58,6 +74,15 @@ def joined(*parts: Any) -> Any:
 
 def _plain(value: Decimal) -> str:
     return format(value, "f")
+
+
+def _double(value: float) -> str:
+    if 1.0 <= abs(value) < 1e15:
+        return repr(value).removesuffix(".0")
+    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    first, *others = map(str, digits)
+    mantissa = f"{first}.{''.join(others)}" if others else first
+    return f"{'-' if sign else ''}{mantissa}e{int(exponent) + len(others):+03d}"
 
 
 def _each(column: Any, render: Callable[[Any], str]) -> Any:

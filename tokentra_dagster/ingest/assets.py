@@ -19,6 +19,7 @@ from tokentra_dagster.errors import TokenTraError, TransientError
 from tokentra_dagster.ingest.intake import LoadResult
 from tokentra_dagster.ingest.sync import granularity_of, sync_connection
 from tokentra_dagster.ingest.windows import aligned, moment
+from tokentra_dagster.markdown import bullets, table
 from tokentra_dagster.providers import INTEGRATIONS
 from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.warehouse.database import Database
@@ -73,27 +74,22 @@ def sync_all(
 def evidence(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Metadata a person would look at: counts, tokens, time range and a row per connection."""
     done = [outcome.result for outcome in outcomes if outcome.result]
-    lines = [
-        "| connection | records | replaced | rejected | cost lines | input tokens | output tokens | error |",
-        "|---|--:|--:|--:|--:|--:|--:|---|",
-    ]
-    for outcome in outcomes:
-        result = outcome.result
-        figures = (
-            f"{result.loaded:,} | {result.replaced:,} | {result.rejected:,} | {result.costs:,} | {result.input_tokens:,} | {result.output_tokens:,}"
-            if result else "| | | | |"
-        )  # fmt: skip
-        lines.append(f"| {outcome.connection.label} | {figures} | {outcome.error or ''} |")
+    counted = ("loaded", "replaced", "rejected", "costs", "input_tokens", "output_tokens")
+    connections = table(
+        ["connection", "records", "replaced", "rejected", "cost lines", "input tokens", "output tokens", "error"],
+        ((one.connection.label, *(getattr(one.result, name, None) for name in counted), one.error) for one in outcomes),
+        empty="No connection was synced.",
+    )
     metadata: dict[str, Any] = {
-        "connections": dg.MetadataValue.md("\n".join(lines)),
+        "connections": dg.MetadataValue.md(connections),
         "dagster/row_count": sum(result.loaded for result in done),
         "rejected": sum(result.rejected for result in done),
         "input_tokens": sum(result.input_tokens for result in done),
         "output_tokens": sum(result.output_tokens for result in done),
         "failed_connections": sum(1 for outcome in outcomes if outcome.error),
     }
-    if notes := [f"- {result.connection}: {note}" for result in done for note in result.notes]:
-        metadata["notes"] = dg.MetadataValue.md("\n".join(notes))
+    if notes := bullets(f"{result.connection}: {note}" for result in done for note in result.notes):
+        metadata["notes"] = dg.MetadataValue.md(notes)
     if done:
         metadata["window_start"] = min(result.window_start for result in done).isoformat()
         metadata["window_end"] = max(result.window_end for result in done).isoformat()
@@ -150,9 +146,9 @@ def integration_sync(integration: str) -> dg.AssetsDefinition:
         name=f"sync_{integration}",
         specs=[
             dg.AssetSpec(
-                key, group_name="raw", owners=OWNERS, kinds={"python", "postgres"}, partitions_def=DAILY, description=texts[table]
+                key, group_name="raw", owners=OWNERS, kinds={"python", "postgres"}, partitions_def=DAILY, description=texts[written]
             )
-            for key, table in written_keys(integration).items()
+            for key, written in written_keys(integration).items()
         ],
         check_specs=[
             dg.AssetCheckSpec(
@@ -172,10 +168,10 @@ def integration_sync(integration: str) -> dg.AssetsDefinition:
             waits = [outcome.error.retry_after or 0 for outcome in failed if isinstance(outcome.error, TransientError)]
             raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=min(max(*waits, 5 * 2**context.retry_number), 300))
         metadata = evidence(outcomes)
-        for key, table in written_keys(integration).items():
+        for key, written in written_keys(integration).items():
             yield dg.MaterializeResult(asset_key=key, metadata=metadata)
             context.log_event(
-                dg.AssetMaterialization(table, metadata={"written_by": f"sync_{integration}", "run_id": context.run_id})
+                dg.AssetMaterialization(written, metadata={"written_by": f"sync_{integration}", "run_id": context.run_id})
             )
         yield dg.AssetCheckResult(
             asset_key=usage_key(integration), check_name="every_connection_synced", passed=not failed,

@@ -10,6 +10,7 @@ import dagster as dg
 
 from tokentra_dagster.ingest.assets import RECORDS
 from tokentra_dagster.ingest.sync import stale_after
+from tokentra_dagster.markdown import table
 from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.warehouse.directory import Connection, connections
 
@@ -40,13 +41,20 @@ def newest_usage(db: Connection) -> list[Freshness]:
 
 def freshness_table(found: Sequence[Freshness], now: datetime) -> str:
     """Markdown, a row per connection."""
-    lines = ["| connection | newest usage (UTC) | hours ago | stale after hours |", "|---|---|--:|--:|"]
-    for one in found:
-        newest, ago = (
-            (f"{one.newest:%Y-%m-%d %H:%M}", f"{(now - one.newest) / timedelta(hours=1):.1f}") if one.newest else ("none", "")
-        )
-        lines.append(f"| {one.label} | {newest} | {ago} | {one.stale_after / timedelta(hours=1):g} |")
-    return "\n".join(lines)
+    hour = timedelta(hours=1)
+    return table(
+        ["connection", "newest usage (UTC)", "hours ago", "stale after hours"],
+        (
+            (
+                one.label,
+                one.newest or "none",
+                round((now - one.newest) / hour, 1) if one.newest else None,
+                f"{one.stale_after / hour:g}",
+            )
+            for one in found
+        ),
+        empty="There is no connection.",
+    )
 
 
 @dg.asset_check(

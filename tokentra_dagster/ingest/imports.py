@@ -17,6 +17,7 @@ from tokentra_dagster.ingest.assets import OWNERS, RECORDS
 from tokentra_dagster.ingest.file_import import ImportRequest, Scan, load_file, scan
 from tokentra_dagster.ingest.intake import LoadResult
 from tokentra_dagster.ingest.reattribute import apply_rules as apply_attribution_rules
+from tokentra_dagster.markdown import table
 from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import ConnectionRow, add_connection, find_connection, organization_id
@@ -54,30 +55,29 @@ def file_connection(database: Database, org: str, provider: str, name: str) -> C
 
 def evidence(file: str, found: Scan, result: LoadResult) -> dict[str, Any]:
     """Metadata a person would look at."""
-    reasons = ["| rows | reason | first line |", "|--:|---|--:|"]
-    ordered = sorted(found.reasons.items(), key=lambda item: -item[1].rows)
-    reasons += [f"| {reason.rows:,} | {_cell(kind)} | {reason.first.line} |" for kind, reason in ordered[:20]]
-    models = ["| model | records |", "|---|--:|"]
-    models += [f"| {_cell(name)} | {rows:,} |" for name, rows in sorted(found.models.items(), key=lambda item: -item[1])[:20]]
+    reasons = sorted(found.reasons.items(), key=lambda item: -item[1].rows)[:20]
+    models = sorted(found.models.items(), key=lambda item: -item[1])[:20]
     return {
         "file": file,
         "connection": result.connection,
         "dagster/row_count": result.loaded,
         "replaced": result.replaced,
         "rejected": result.rejected,
-        "rejected_because": dg.MetadataValue.md("\n".join(reasons) if ordered else "nothing was rejected"),
+        "rejected_because": dg.MetadataValue.md(
+            table(
+                ["rows", "reason", "first line"],
+                ((reason.rows, kind, reason.first.line) for kind, reason in reasons),
+                empty="Nothing was rejected.",
+            )
+        ),
         "window_start": dg.MetadataValue.timestamp(result.window_start.astimezone(UTC)),
         "window_end": dg.MetadataValue.timestamp(result.window_end.astimezone(UTC)),
         "input_tokens": result.input_tokens,
         "output_tokens": result.output_tokens,
         "requests": result.requests,
         "rows_with_unknown_tokens": found.unknown_tokens,
-        "models": dg.MetadataValue.md("\n".join(models)),
+        "models": dg.MetadataValue.md(table(["model", "records"], models, empty="No record was loaded.")),
     }
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 @dg.asset(

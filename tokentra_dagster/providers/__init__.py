@@ -60,6 +60,56 @@ INTEGRATIONS: dict[str, Integration] = {
         settles_after=timedelta(days=3),
         costs_settle_after=timedelta(days=7),
     ),
+    "aws": Integration(
+        # CloudWatch takes late points for two weeks but rarely gets them; AWS says nothing for Bedrock.
+        target="tokentra_dagster.providers.aws:AwsSource",
+        title="Amazon Bedrock by CloudWatch metrics, and its bill",
+        providers=("aws",),
+        key_needed="an access key as ACCESS_KEY_ID:SECRET_ACCESS_KEY",
+        key_optional=True,
+        options=(
+            "regions",
+            "models",
+            "mantle",
+            "invocations",
+            "latency_percentiles",
+            "cost_export",
+            "cost_column",
+            "cost_products",
+            "bucket_region",
+            "role_arn",
+            "external_id",
+            "timeout_seconds",
+            "max_retries",
+        ),
+        settles_after=timedelta(days=3),
+        # As far as CloudWatch lists every metric and keeps minutes, because a sync reads usage and costs of the same days.
+        costs_settle_after=timedelta(days=12),
+    ),
+    "aws_invocation_logs": Integration(
+        target="tokentra_dagster.providers.aws_invocation_logs:AwsInvocationLogSource",
+        title="Amazon Bedrock's model invocation log in S3",
+        providers=("aws",),
+        key_needed="an access key as ACCESS_KEY_ID:SECRET_ACCESS_KEY",
+        key_optional=True,
+        options=(
+            "location",
+            "bucket_region",
+            "accounts",
+            "regions",
+            "models",
+            "delivery_lag_hours",
+            "attribution",
+            "keep_metadata",
+            "role_arn",
+            "external_id",
+            "timeout_seconds",
+            "max_retries",
+        ),
+        settles_after=timedelta(days=1),
+        # It sees requests where they pass and not the account's totals: beside `aws` it explains and is not added.
+        source="gateway",
+    ),
 }
 
 

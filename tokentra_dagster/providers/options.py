@@ -27,7 +27,7 @@ class Options:
     def one_of(self, name: str, allowed: Sequence[str], default: str) -> str:
         value = self._config.options.get(name, default).strip()
         if value not in allowed:
-            raise self._wrong(name, value, f"valid values are {', '.join(allowed)}")
+            raise self.wrong(name, value, f"valid values are {', '.join(allowed)}")
         return value
 
     def some_of(self, name: str, allowed: Sequence[str], default: Sequence[str], most: int | None = None) -> tuple[str, ...]:
@@ -38,10 +38,24 @@ class Options:
         values = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
         wrong = [value for value in values if value not in allowed]
         if wrong or not values:
-            raise self._wrong(name, ", ".join(wrong), f"valid values, separated by commas, are {', '.join(allowed)}")
+            raise self.wrong(name, ", ".join(wrong), f"valid values, separated by commas, are {', '.join(allowed)}")
         if most is not None and len(values) > most:
-            raise self._wrong(name, text, f"at most {most} values are allowed")
+            raise self.wrong(name, text, f"at most {most} values are allowed")
         return values
+
+    def text(self, name: str) -> str | None:
+        """As given, without white space around it; None where it is not given or empty."""
+        return self._config.options.get(name, "").strip() or None
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A comma list of anything, each value once, in the order given."""
+        return tuple(dict.fromkeys(part.strip() for part in self._config.options.get(name, "").split(",") if part.strip()))
+
+    def whole(self, name: str, default: int, low: int, high: int) -> int:
+        text = self._config.options.get(name, str(default)).strip()
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise self.wrong(name, text, f"it must be a whole number from {low} to {high}")
+        return int(text)
 
     def _number(self, name: str, default: float, above: float, whole: bool = False) -> float:
         text = self._config.options.get(name)
@@ -53,8 +67,9 @@ class Options:
             number = math.nan
         if not math.isfinite(number) or number <= above:
             kind = "a whole number, 0 or more" if whole else f"a number above {above:g}"
-            raise self._wrong(name, text, f"it must be {kind}")
+            raise self.wrong(name, text, f"it must be {kind}")
         return number
 
-    def _wrong(self, name: str, value: str, allowed: str) -> PermanentError:
+    def wrong(self, name: str, value: str, allowed: str) -> PermanentError:
+        """The error that says what is allowed, a clause like `it must be ...`."""
         return PermanentError(f"{self._config.asked}: option {name} has the value {value!r}; {allowed}")

@@ -26,16 +26,33 @@ EVENTS_PER_TRANSACTION = 20_000
 """Bounds memory, and how long a transaction holds its locks."""
 SETTLES_AFTER = timedelta(hours=1)
 """Senders repeat what failed for minutes; what is younger than this is `provisional`, and what comes even later still counts."""
+SUMMED = timedelta(days=1)
+"""Live usage is of today; sums of the hours of yesterday are kept for clocks that differ."""
 MICROSECOND = timedelta(microseconds=1)
 
 _PENDING = """
 SELECT event_number FROM raw.pending_usage_events WHERE org_id = %(org)s AND provider = %(provider)s ORDER BY event_number LIMIT %(most)s
 """
-# Whoever deletes an event's row here owns it: another flush waits for that row and then does not find it.
+# Whoever deletes an event's row here owns it: another flush waits for that row and then does not find it. Its hour's sums (live
+# usage reads them, docs/decisions/0019) are written by the same statement, so an event is in them or on the list, too.
 _TAKE = f"""
-DELETE FROM raw.pending_usage_events AS p USING raw.usage_events AS e
-WHERE p.org_id = %(org)s AND p.provider = %(provider)s AND p.event_number IN ({_PENDING}) AND e.event_number = p.event_number
-RETURNING e.received_at, {", ".join(f"e.{name}" for name in FIELDS)}
+WITH taken AS (
+  DELETE FROM raw.pending_usage_events AS p USING raw.usage_events AS e
+  WHERE p.org_id = %(org)s AND p.provider = %(provider)s AND p.event_number IN ({_PENDING}) AND e.event_number = p.event_number
+  RETURNING e.*
+), old AS (
+  DELETE FROM raw.usage_event_hours WHERE org_id = %(org)s AND provider = %(provider)s AND hour < %(summed_from)s
+), hours AS (
+  INSERT INTO raw.usage_event_hours AS known (org_id, hour, provider, currency, requests, total_tokens, estimated_cost, unpriced_requests)
+  SELECT org_id, date_trunc('hour', occurred_at, 'UTC'), provider, currency, count(*), sum(input_tokens + output_tokens),
+    sum(estimated_cost), count(*) FILTER (WHERE estimated_cost IS NULL)
+  FROM taken WHERE occurred_at >= %(summed_from)s GROUP BY 1, 2, 3, 4
+  ON CONFLICT (org_id, hour, provider, currency) DO UPDATE SET requests = known.requests + excluded.requests,
+    total_tokens = known.total_tokens + excluded.total_tokens, unpriced_requests = known.unpriced_requests + excluded.unpriced_requests,
+    estimated_cost = CASE WHEN num_nonnulls(known.estimated_cost, excluded.estimated_cost) > 0
+      THEN coalesce(known.estimated_cost, 0) + coalesce(excluded.estimated_cost, 0) END
+)
+SELECT received_at, {", ".join(FIELDS)} FROM taken
 """
 
 
@@ -117,7 +134,8 @@ def _flush_one(database: Database, org_id: UUID, provider: str, run_id: str | No
 def _flush_some(
     db: Connection, database: Database, connection: ConnectionRow, run_id: str | None, now: datetime | None, most: int
 ) -> LoadResult | None:
-    whose = {"org": connection.org_id, "provider": connection.provider, "most": most}
+    summed_from = floor(now or datetime.now(UTC), "1d") - SUMMED
+    whose = {"org": connection.org_id, "provider": connection.provider, "most": most, "summed_from": summed_from}
     _make_partitions(db, whose)
     with db.transaction():
         # As a load does: retention moves its horizon before this transaction or after it.

@@ -33,6 +33,11 @@ _CLAUDE_LONG = {
     "web_search": 0,
 }
 _CLAUDE_SHORT = {"uncached": 310_000, "cache_read": 0, "cache_5m": 0, "cache_1h": 0, "output": 140_000, "web_search": 0}
+_BEDROCK = {
+    "uncached": 520_000, "cache_read": 1_900_000, "cache_write": 160_000, "output": 380_000,
+    "client_errors": 90, "server_errors": 70, "throttles": 80, "latency_ms": 2_100_000,
+}  # fmt: skip
+_NOVA = _BEDROCK | {"uncached": 1_300_000, "cache_read": 0, "cache_write": 0, "latency_ms": 900_000}
 
 _STANDARD: Mapping[str, Any] = {"batch": False, "service_tier": "default", "api_source": "unlabeled"}
 _AGENTS = {**_STANDARD, "api_source": "agents_api"}
@@ -129,6 +134,9 @@ def _acme() -> Organisation:
             *_line(_OPUS, "messages", "sandbox", 2_600, _CLAUDE, _CONSOLE),
             *_line(_OPUS, "messages", "studio", 5_000, _CLAUDE, {**_MESSAGES, "product": "claude_code"}),
             Workload(a, "code_execution", "insights", None, 3_000, {}, "2025-11-03", None, "office", _CODE_EXECUTION),
+            Workload("aws", "bedrock", "assistant", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", 9_000, _BEDROCK, "2025-10-20", None, "always", {"region": "us-east-1", "profiled": True}),
+            Workload("aws", "bedrock", "studio", "global.anthropic.claude-haiku-4-5-20251001-v1:0", 6_000, _BEDROCK, "2025-11-03", None, "office", {"region": "us-east-1"}),
+            Workload("aws", "bedrock", "insights", "amazon.nova-lite-v1:0", 14_000, _NOVA, "2025-06-02", None, "night", {"region": "eu-central-1"}),
         ),
     )  # fmt: skip
 
@@ -161,6 +169,8 @@ def _globex() -> Organisation:
             *_line(_HAIKU, "messages", "claims", 52_000, _CLAUDE_SHORT, _MESSAGES_BATCH, "night"),
             *_line(_OPUS, "messages", "default", 1_200, _CLAUDE, _CONSOLE),
             Workload(a, "code_execution", "engineering", None, 1_200, {}, "2025-11-03", None, "office", _CODE_EXECUTION),
+            Workload("aws", "bedrock", "claims", "eu.anthropic.claude-haiku-4-5-20251001-v1:0", 11_000, _BEDROCK, "2025-11-03", None, "always", {"region": "eu-central-1", "profiled": True}),
+            Workload("aws", "bedrock", "default", "amazon.nova-pro-v1:0", 2_000, _NOVA, "2025-06-02", None, "office", {"region": "us-east-1"}),
         ),
     )  # fmt: skip
 
@@ -180,11 +190,11 @@ def attribution_rules(org: Organisation) -> list[dict[str, Any]]:
     for project in org.projects:
         if not project.attributed:
             continue
-        for provider, match_field in (("openai", "project"), ("anthropic", "workspace")):
+        for provider, match_field in (("openai", "project"), ("anthropic", "workspace"), ("aws", "project")):
             rules.append(
                 {
                     "match_field": match_field,
-                    "match_value": org.project_id(provider, project.slug),
+                    "match_value": org.project_id(provider, project.slug) + ("-*" if provider == "aws" else ""),
                     "provider": provider,
                     "priority": 100,
                     "team": project.team,

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from tokentra_dagster.simulator.aws_streams import aws_dimensions
+
 ORIGIN = datetime(2024, 1, 1, tzinfo=UTC)
 """A Monday. Nothing was used before; growth counts from here."""
 
@@ -99,7 +101,8 @@ class Organisation:
     scale: int = 1
 
     def project_id(self, provider: str, slug: str) -> str:
-        return f"{'proj' if provider == 'openai' else 'wrkspc'}_{self.name}_{slug}"
+        prefix = {"openai": "proj", "anthropic": "wrkspc", "aws": "aip"}[provider]
+        return f"{prefix}_{self.name}_{slug}"
 
     @property
     def anthropic_id(self) -> str:
@@ -168,6 +171,10 @@ def _streams(org: Organisation, provider: str) -> Iterator[Stream]:
             dimensions = dict(workload.further) | {"model": workload.model}
             if provider == "openai":
                 dimensions |= _openai_dimensions(org, project, person)
+            elif provider == "aws":
+                dimensions |= aws_dimensions(
+                    org, project, person, str(workload.model), dimensions["region"], dimensions.pop("profiled", False)
+                )
             else:
                 dimensions |= _anthropic_dimensions(org, project, person, keyless=dimensions.pop("keyless", False))
             yield Stream(

@@ -1,7 +1,7 @@
 """The simulated providers over HTTP, and the endpoints by which a contributor changes what they do.
 
-Addresses: OpenAI at `/openai/v1`, Anthropic at `/anthropic`. Keys: `sk-admin-acme` and `sk-admin-globex`,
-`sk-ant-admin01-acme` and `sk-ant-admin01-globex`; any other key is refused. With `tokentra simulate` running:
+Addresses: OpenAI at `/openai/v1`, Anthropic at `/anthropic`, AWS at `/aws` (see `aws_api`). Keys: `sk-admin-acme` and `sk-admin-globex`,
+`sk-ant-admin01-acme` and `sk-ant-admin01-globex`, access key ids `AKIASIMacme` and `AKIASIMglobex`; any other key is refused. With `tokentra simulate` running:
 
     curl -H 'Authorization: Bearer sk-admin-acme' \\
       'http://127.0.0.1:8321/openai/v1/organization/usage/completions?start_time=1767225600&group_by=model'
@@ -43,12 +43,14 @@ from starlette.types import Receive, Scope, Send
 
 from tokentra_dagster.errors import TokenTraError, UsageError
 from tokentra_dagster.simulator.answers import answer, fault_answer
+from tokentra_dagster.simulator.aws_api import AwsApi
 from tokentra_dagster.simulator.companies import NAMES
 from tokentra_dagster.simulator.faults import damage
 from tokentra_dagster.simulator.simulation import KEY_PREFIX, Simulation
 
 OPENAI_PATH = "/openai/v1"
 ANTHROPIC_PATH = "/anthropic"
+AWS_PATH = "/aws"
 _STARTING_SECONDS = 10.0
 _STOPPING_SECONDS = 10.0
 
@@ -72,6 +74,10 @@ class RunningSimulator:
     @property
     def anthropic_url(self) -> str:
         return self.url + ANTHROPIC_PATH
+
+    @property
+    def aws_url(self) -> str:
+        return self.url + AWS_PATH
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -130,6 +136,8 @@ def application(simulation: Simulation) -> Starlette:
             Route("/_simulator/changes", control(lambda s, body: s.reset()), methods=["DELETE"]),
             Mount(OPENAI_PATH, app=_Provider(simulation, "openai", OPENAI_PATH)),
             Mount(ANTHROPIC_PATH, app=_Provider(simulation, "anthropic", ANTHROPIC_PATH)),
+            Route(AWS_PATH, AwsApi(simulation, AWS_PATH)),  # without a slash a mount would redirect, which boto3 does not follow
+            Mount(AWS_PATH, app=AwsApi(simulation, AWS_PATH)),
         ]
     )
 

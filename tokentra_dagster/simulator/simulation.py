@@ -16,7 +16,7 @@ from tokentra_dagster.simulator.faults import Fault, Faults
 from tokentra_dagster.simulator.organisation import Organisation
 from tokentra_dagster.simulator.truth import Adjustment, Ints, Table, counts, minute_of, moment_of
 
-KEY_PREFIX = {"openai": "sk-admin-", "anthropic": "sk-ant-admin01-"}
+KEY_PREFIX = {"openai": "sk-admin-", "anthropic": "sk-ant-admin01-", "aws": "AKIASIM"}
 
 
 @cache
@@ -107,7 +107,9 @@ class Simulation:
         """Multiply the past (whole hours in `[start, end)`) of the streams with these dimensions, to a thousandth."""
         self.organisation(org)
         if provider not in KEY_PREFIX or not 0 <= factor <= 1000:
-            raise UsageError(f"provider {provider!r}, factor {factor}: give openai or anthropic, and a factor from 0 to 1000.")
+            raise UsageError(
+                f"provider {provider!r}, factor {factor}: give one of {', '.join(KEY_PREFIX)}, and a factor from 0 to 1000."
+            )
         for name, moment in (("start", start), ("end", end)):
             if moment is not None and (moment.tzinfo is None or moment.timestamp() % 3600):
                 raise UsageError(f"{name} is {moment.isoformat()}; give a whole hour with its zone, e.g. 2026-06-01T00:00Z.")

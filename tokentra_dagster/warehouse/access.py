@@ -50,8 +50,8 @@ def grant_reader(
     may_reserve: bool = False,
 ) -> Granted:
     """Make or change a login that reads the marts of these organisations, and of no others; with `may_reserve` it also reserves from
-    their quotas (docs/quotas.md). An existing login keeps its password unless one is given. Raises `UsageError` for a name that is taken or cannot be one, `TokenTraError` without the right
-    to make roles. One transaction; the caller commits."""
+    their quotas (docs/quotas.md). An existing login keeps its password unless one is given. Raises `UsageError` for a name that is
+    taken or cannot be one, `TokenTraError` without the right to make roles. One transaction; the caller commits."""
     if not NAME.fullmatch(name) or name.startswith("pg_"):
         raise UsageError(
             f"The reader's name is {name!r}; use lower-case letters, digits and _, beginning with a letter or _, at most 63."

@@ -20,10 +20,9 @@ from psycopg.types.json import Jsonb
 
 from tokentra_dagster.errors import TokenTraError
 from tokentra_dagster.settings import RetentionDays
-from tokentra_dagster.warehouse.alert_retention import expire_alerts, history_cutoff, old_alerts
+from tokentra_dagster.warehouse.app_retention import expire_app, old_app_rows
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import Connection
-from tokentra_dagster.warehouse.export_retention import expire_export_runs, old_export_runs
 from tokentra_dagster.warehouse.partitions import partition_month
 
 RETENTION_LOCK = 7_265_004  # also in dbt_project/macros/retention.sql
@@ -140,10 +139,8 @@ def preview(database: Database, rules: RetentionDays, rollups: Sequence[Rollup],
             for name, end in _partitions(db):
                 if end <= decided.months:
                     report.removed.append(Removed("raw.usage_records", end, _count(db, sql.Identifier("raw", name)), name))
-        if old := history_cutoff(rules.alerts, now):
-            _add(report, "alerts", old, _count(db, old_alerts(old)))
-        if old := history_cutoff(rules.exports, now):
-            _add(report, "runs of scheduled exports", old, _count(db, old_export_runs(old)))
+        for what, before, old in old_app_rows(rules, now):
+            _add(report, what, before, _count(db, old))
         db.rollback()
     return report
 
@@ -171,10 +168,8 @@ def expire(
                 with db.transaction():
                     gone = db.execute(sql.SQL("DELETE FROM {}").format(_old_events(one, edge))).rowcount
                 _add(report, f"events of {one.label}", edge, gone)
-        if old := history_cutoff(rules.alerts, now):
-            _add(report, "alerts", old, expire_alerts(db, old))
-        if old := history_cutoff(rules.exports, now):
-            _add(report, "runs of scheduled exports", old, expire_export_runs(db, old))
+        for what, before, gone in expire_app(db, rules, now):
+            _add(report, what, before, gone)
         assert history is not None
         db.execute(
             "UPDATE raw.retention_history SET completed_at = now(), removed = %s, waits = %s WHERE id = %s",

@@ -35,14 +35,30 @@ began as (
     group by quota_id
 ),
 
+all_events as (
+    select
+        quota_id,
+        period_start,
+        kind,
+        1 as event_count
+    from {{ ref('stg_app__quota_events') }}
+    union all
+    select
+        quota_id,
+        period_start,
+        kind,
+        event_count
+    from {{ ref('stg_app__quota_event_counts') }}
+),
+
 events as (
     select
         quota_id,
         period_start,
-        count(*) filter (where kind = 'alert') as alerts_sent,
-        count(*) filter (where kind = 'throttle') as throttle_events,
-        count(*) filter (where kind = 'block') as block_events
-    from {{ ref('stg_app__quota_events') }}
+        (sum(event_count) filter (where kind = 'alert'))::bigint as alerts_sent,
+        (sum(event_count) filter (where kind = 'throttle'))::bigint as throttle_events,
+        (sum(event_count) filter (where kind = 'block'))::bigint as block_events
+    from all_events
     group by quota_id, period_start
 )
 

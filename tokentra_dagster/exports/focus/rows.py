@@ -21,11 +21,14 @@ from tokentra_dagster.exports.focus.columns import NEEDED_DIMENSIONS, NEEDED_MET
 from tokentra_dagster.exports.focus.providers import seller_of
 from tokentra_dagster.exports.request import ExportRequest
 from tokentra_dagster.exports.rows import RunningTotals, Totals
+from tokentra_dagster.exports.writers import Writer
 
 WIDTHS = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
 PRICED_TOKENS = 1_000_000
 """Tokens of one PricingUnit: price lists are per million."""
 PRICES_ARE_IN = "USD"
+USAGE_BYTES = 1024 * 1024
+"""Text of a batch of usage: a row becomes up to four charges, and a charge is eight times as wide."""
 SAID = {
     "ListPrice": "",
     "Estimate": "",
@@ -74,6 +77,11 @@ class FocusReader:
     def totals(self) -> Totals:
         own = self._running.totals
         return Totals(own.row_count, {**self._usage.totals.sums, **own.sums})
+
+    def into(self, writer: Writer) -> None:
+        """Every row."""
+        for batch in self:
+            writer.write(batch)
 
     def __iter__(self) -> Iterator[Any]:
         for rows in self._usage:

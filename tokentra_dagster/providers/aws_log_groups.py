@@ -1,0 +1,159 @@
+"""Requests of the invocation log summed into buckets: one `UsageRecord` for what shares every dimension.
+
+Requests whose latency is known, and requests whose tokens are, stay apart from the others, so that a sum never mixes known and
+unknown. The length of the prompt is a dimension, because prices are per request (`context_window`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from tokentra_dagster.latency import latency_buckets, latency_percentile
+from tokentra_dagster.records import GRANULARITY_SECONDS, Granularity, UsageRecord
+
+LENGTHS = ((100_000, "0-100k"), (272_000, "100k-272k"))
+LONGEST = "272k-10M"
+"""The lengths of prompt at which Bedrock's listed prices step."""
+
+
+def length_of(input_tokens: int | None) -> str | None:
+    if input_tokens is None:
+        return None
+    return next((name for most, name in LENGTHS if input_tokens <= most), LONGEST)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What the requests of one record share."""
+
+    bucket_start: datetime
+    model: str
+    request_type: str | None
+    profile_id: str | None
+    user_id: str | None
+    principal: str | None
+    service_tier: str | None
+    context_window: str | None
+    names: tuple[tuple[str, str], ...]
+    """Team, project, cost center, feature and environment, as far as the caller gave them."""
+    metadata: tuple[tuple[str, str], ...]
+    knows_latency: bool
+    knows_tokens: bool
+
+
+@dataclass(slots=True)
+class Sums:
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached: int | None = None
+    written: int | None = None
+    written_1h: int | None = None
+    latencies: list[int] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def add(
+        self, input_tokens: int | None, output_tokens: int | None, cached: int | None, written: int | None, written_1h: int | None,
+        latency_ms: int | None, error: str | None,
+    ) -> None:  # fmt: skip
+        self.requests += 1
+        self.input_tokens += input_tokens or 0
+        self.output_tokens += output_tokens or 0
+        self.cached = _plus(self.cached, cached)
+        self.written = _plus(self.written, written)
+        self.written_1h = _plus(self.written_1h, written_1h)
+        if latency_ms is not None:
+            self.latencies.append(latency_ms)
+        if error is not None:
+            self.errors[error] += 1
+
+
+def record(group: Group, sums: Sums, granularity: Granularity) -> UsageRecord:
+    failed = sum(sums.errors.values())
+    metadata: dict[str, Any] = dict(group.metadata)
+    names: dict[str, Any] = dict(group.names)
+    if sums.errors:
+        metadata["error_codes"] = dict(sorted(sums.errors.items()))
+    if not group.knows_tokens:
+        metadata["tokens_unknown"] = ["input_tokens", "output_tokens"]
+    one_hour = min(sums.written_1h, sums.written or 0) if sums.written_1h is not None else None
+    return UsageRecord(
+        bucket_start=group.bucket_start,
+        bucket_end=group.bucket_start + timedelta(seconds=GRANULARITY_SECONDS[granularity]),
+        granularity=granularity,
+        model=group.model,
+        request_type=group.request_type,
+        service_type="sync",
+        service_tier=group.service_tier,
+        input_tokens=sums.input_tokens,
+        output_tokens=sums.output_tokens,
+        cached_input_tokens=sums.cached,
+        cache_creation_tokens=sums.written,
+        token_details={} if one_hour is None else {"cache_write_1h": one_hour},
+        request_count=sums.requests,
+        success_count=sums.requests - failed,
+        error_count=failed,
+        provider_project_id=group.profile_id,
+        api_key_id=group.principal,
+        user_id=group.user_id,
+        context_window=group.context_window,
+        metadata=metadata,
+        **names,
+        **_latency(sums.latencies),
+    )
+
+
+def _latency(latencies: list[int]) -> dict[str, Any]:
+    if not latencies:
+        return {}
+    buckets, requests = np.unique(latency_buckets(np.array(latencies, dtype=np.int64)), return_counts=True)
+    histogram = dict(zip(buckets.tolist(), requests.tolist(), strict=True))
+    percentiles = {f"p{part}_latency_ms": latency_percentile(histogram, part / 100) for part in (50, 95, 99)}
+    return {
+        "total_latency_ms": sum(latencies),
+        "min_latency_ms": min(latencies),
+        "max_latency_ms": max(latencies),
+        "latency_histogram": histogram,
+        **percentiles,
+    }
+
+
+class Buckets:
+    """Open buckets, and the requests already counted in them. `lag` hours after its end a bucket is closed and forgotten."""
+
+    def __init__(self, granularity: Granularity, lag: int) -> None:
+        self._granularity = granularity
+        self._lag = timedelta(hours=lag)
+        self._groups: dict[datetime, dict[Group, Sums]] = {}
+        self._seen: dict[datetime, set[bytes]] = {}
+
+    def is_new(self, hour: datetime, request: bytes) -> bool:
+        """Whether this request of that hour was not counted before: the log is delivered at least once."""
+        seen = self._seen.setdefault(hour, set())
+        if request in seen:
+            return False
+        seen.add(request)
+        return True
+
+    def sums(self, group: Group) -> Sums:
+        return self._groups.setdefault(group.bucket_start, {}).setdefault(group, Sums())
+
+    def closed(self, folder: datetime | None) -> Iterator[UsageRecord]:
+        """The records of every bucket that no request can join any more once the folder of this hour is reached; None: all."""
+        width = timedelta(seconds=GRANULARITY_SECONDS[self._granularity])
+        for start in sorted(self._groups):
+            if folder is None or folder >= start + width + self._lag:
+                for group, sums in self._groups.pop(start).items():
+                    yield record(group, sums, self._granularity)
+        for hour in [hour for hour in self._seen if folder is None or folder > hour + self._lag]:
+            del self._seen[hour]
+
+
+def _plus(total: int | None, value: int | None) -> int | None:
+    return total if value is None else (total or 0) + value
