@@ -1,4 +1,5 @@
-"""What the platform writes down of its own doings and keeps for a while: alerts, and what quotas refused and usage corrected of them."""
+"""What the platform writes down of its own doings and keeps for a while: alerts, what quotas refused and usage corrected of them,
+and what became of scheduled exports."""
 
 from __future__ import annotations
 
@@ -19,6 +20,13 @@ _OLD_ALERTS = (
 )
 _OLD_EVENTS = "app.quota_events WHERE at < {0}"
 _OLD_CORRECTIONS = "app.quota_corrections WHERE corrected_at < {0}"
+# With their attempts; what is not delivered never goes. The newest of each export stays: due times count from it on, and without it
+# they would all be due again.
+_OLD_EXPORT_RUNS = (
+    "app.export_runs AS r WHERE r.status IN ('delivered', 'skipped') AND r.due_at < {0} AND coalesce(r.delivered_at, r.created_at) < {0} "
+    "AND NOT EXISTS (SELECT FROM app.export_attempts AS a WHERE a.run_id = r.id AND a.happened_at >= {0}) "
+    "AND EXISTS (SELECT FROM app.export_runs AS newer WHERE newer.export_id = r.export_id AND newer.due_at > r.due_at)"
+)
 # The history of a quota counts what was refused in each period for as long as it is told, so counts take the place of events.
 _COUNT_EVENTS = """
 WITH gone AS (DELETE FROM {old} RETURNING quota_id, period_start, kind, org_id)
@@ -33,6 +41,7 @@ def old_app_rows(rules: RetentionDays, now: datetime) -> Iterator[tuple[str, dat
     for what, days, rows in (
         ("alerts", rules.alerts, _OLD_ALERTS), ("events of quotas", rules.quota_events, _OLD_EVENTS),
         ("corrections of quotas", rules.quota_events, _OLD_CORRECTIONS),
+        ("runs of scheduled exports", rules.exports, _OLD_EXPORT_RUNS),
     ):  # fmt: skip
         if days is not None:
             before = (now.astimezone(UTC) - timedelta(days=days)).replace(hour=0, minute=0, second=0, microsecond=0)
