@@ -92,9 +92,20 @@ def _wanted(database: Database, config: ExportConfig) -> list[UUID]:
             return [plan_one(db, export, due, now)]
         if config.due:
             raise UsageError("The run config has a due time and no export; say which export it is of, or leave it out.")
-        for export in scheduled_exports(db, enabled_only=True):
-            plan_due(db, export.id, now)
+        _plan(db, now)
         return [run.id for run in open_runs(db, now)]
+
+
+def _plan(db: Connection, now: datetime) -> dict[UUID, ScheduledExport]:
+    """Write down what has come due; the exports that are not paused, by id."""
+    found = {export.id: export for export in scheduled_exports(db, enabled_only=True)}
+    for export in found.values():
+        try:
+            plan_due(db, export.id, now)
+        except TokenTraError as error:
+            # Changed behind our back, e.g. to a zone that the time zone database has not: the others go on.
+            dg.get_dagster_logger().error(f"{export.label} cannot be planned: {error}")
+    return found
 
 
 def _moment(text: str) -> datetime:
@@ -153,7 +164,11 @@ def preview(done: Outcome) -> str:
     manifest = done.run.manifest
     if done.folder is None or manifest is None:
         return "The staged file is gone; the receiver has it."
-    titles, rows = first_rows(done.folder / manifest["file_name"], manifest["format"], manifest["compression"], PREVIEWED)
+    try:
+        titles, rows = first_rows(done.folder / manifest["file_name"], manifest["format"], manifest["compression"], PREVIEWED)
+    except Exception as error:
+        # It has been delivered: that must not fail for want of a look at it.
+        return f"The first rows cannot be shown ({type(error).__name__})."
     return table(titles, rows, empty="No usage in the period.")
 
 
@@ -176,14 +191,7 @@ def due_exports(context: dg.SensorEvaluationContext, warehouse: Warehouse) -> dg
     now, database = datetime.now(UTC), warehouse.database()
     requests: list[dg.RunRequest] = []
     with database.connect(autocommit=True, application="tokentra scheduled export") as db:
-        exports = {}
-        for export in scheduled_exports(db, enabled_only=True):
-            exports[export.id] = export
-            try:
-                plan_due(db, export.id, now)
-            except TokenTraError as error:
-                # Changed behind our back, e.g. a zone that the time zone database has not: the others go on.
-                context.log.error(f"{export.label} cannot be planned: {error}")
+        exports = _plan(db, now)
         for run in open_runs(db, now):
             if len(requests) == MOST_LAUNCHED:
                 break

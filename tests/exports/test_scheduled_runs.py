@@ -87,6 +87,21 @@ def test_a_pause_keeps_what_was_due_and_makes_nothing_due(warehouse, folder):
     assert one(warehouse, "SELECT count(*) FROM app.export_runs") == 0
 
 
+def test_a_run_that_waits_in_a_queue_when_its_export_is_paused_delivers_nothing(warehouse, tmp_path, folder):
+    (run,) = planned(warehouse, scheduled(warehouse, folder))
+    with warehouse.connect() as db:
+        pause(db, "monthly")
+    assert deliver_due(warehouse, run.id, tmp_path, HERE).says.startswith("acme/monthly is paused") and not folder.exists()
+    assert deliver_due(warehouse, run.id, tmp_path, HERE, by_hand=True).status == "delivered", "a person knows what they do"
+
+
+def test_a_schedule_that_somebody_broke_in_the_table_is_mended_by_adding_it_again(warehouse, folder):
+    export = scheduled(warehouse, folder)
+    with warehouse.connect() as db:
+        db.execute("UPDATE app.scheduled_exports SET schedule = 'whenever' WHERE id = %s", [export.id])
+    assert scheduled(warehouse, folder).schedule == "0 6 1 * *"
+
+
 def test_a_changed_schedule_keeps_what_came_due_by_the_old_one(warehouse, folder):
     now = datetime.now(UTC)
     export = scheduled(warehouse, folder, schedule="0 * * * *", relative_period="last_day", since=now - timedelta(hours=2))
@@ -296,7 +311,7 @@ def test_retention_takes_the_history_of_what_was_delivered_long_ago_and_never_th
     with warehouse.connect() as db:
         # The second was delivered once more by hand since.
         db.execute("UPDATE app.export_attempts SET happened_at = %s WHERE run_id = %s", [later - timedelta(days=2), second.id])
-    rules = RetentionDays(None, None, None, None, None, exports=400)
+    rules = RetentionDays(None, None, None, None, None, exports=400, quota_events=None)
     gone = [("runs of scheduled exports", 1)]
     assert [(one.what, one.rows) for one in preview(warehouse, rules, [], later).removed] == gone
     assert [(one.what, one.rows) for one in expire(warehouse, rules, [], later).removed] == gone

@@ -1,5 +1,5 @@
-"""What the platform writes down of its own doings and keeps for a while: alerts, what quotas refused and usage corrected of
-them, and what became of scheduled exports."""
+"""What the platform writes down of its own doings and keeps for a while: alerts, what quotas refused and usage corrected of them,
+and what became of scheduled exports."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _OLD_ALERTS = (
 )
 _OLD_EVENTS = "app.quota_events WHERE at < {0}"
 _OLD_CORRECTIONS = "app.quota_corrections WHERE corrected_at < {0}"
-# The newest run of each export stays: due times count from it on, and without it they would all be due again. What is not delivered
-# never goes.
+# With their attempts; what is not delivered never goes. The newest of each export stays: due times count from it on, and without it
+# they would all be due again.
 _OLD_EXPORT_RUNS = (
     "app.export_runs AS r WHERE r.status IN ('delivered', 'skipped') AND r.due_at < {0} AND coalesce(r.delivered_at, r.created_at) < {0} "
     "AND NOT EXISTS (SELECT FROM app.export_attempts AS a WHERE a.run_id = r.id AND a.happened_at >= {0}) "
@@ -49,8 +49,7 @@ def old_app_rows(rules: RetentionDays, now: datetime) -> Iterator[tuple[str, dat
 
 
 def expire_app(db: Connection, rules: RetentionDays, now: datetime) -> Iterator[Rows]:
-    """Delete them, each kind in a transaction: alerts with their deliveries and snoozes that are long over, runs of
-    exports with their attempts."""
+    """Delete them, each kind in a transaction: alerts with their deliveries and with snoozes that are long over."""
     for what, before, old in old_app_rows(rules, now):
         with db.transaction():
             counted = db.execute(sql.SQL("SELECT count(*) AS n FROM {}").format(old)).fetchone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -43,24 +44,27 @@ def add_export(
     request_of(org, period_of(relative_period, datetime.now(UTC), zone_named("UTC")), config)
     open_destination(delivery_method, delivery_config, allowances)
     org_id = organization_id(db, org)
+    now = datetime.now(UTC)
     with db.transaction():
-        known = db.execute("SELECT id FROM app.scheduled_exports WHERE org_id = %s AND name = %s", [org_id, name]).fetchone()
-        if known:
-            plan_due(db, known["id"], datetime.now(UTC))
+        before = db.execute("SELECT id FROM app.scheduled_exports WHERE org_id = %s AND name = %s", [org_id, name]).fetchone()
+        if before:
+            # A schedule that somebody broke in the table has no due times to keep, and is mended by this.
+            with suppress(UsageError):
+                plan_due(db, before["id"], now)
         return _upsert(db, [
             org_id, name, schedule, time_zone, relative_period, Jsonb(config), delivery_method, Jsonb(dict(delivery_config)),
-            wait_until_final, catch_up,
+            wait_until_final, catch_up, now,
         ])  # fmt: skip
 
 
 def _upsert(db: Connection, values: list[Any]) -> tuple[ScheduledExport, bool]:
     row = db.execute(
         "INSERT INTO app.scheduled_exports AS e (org_id, name, schedule, time_zone, relative_period, export_config, delivery_method, "
-        "delivery_config, wait_until_final, catch_up) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
+        "delivery_config, wait_until_final, catch_up, due_since) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
         "ON CONFLICT (org_id, name) DO UPDATE SET schedule = excluded.schedule, time_zone = excluded.time_zone, "
         "relative_period = excluded.relative_period, export_config = excluded.export_config, delivery_method = excluded.delivery_method, "
         "delivery_config = excluded.delivery_config, wait_until_final = excluded.wait_until_final, catch_up = excluded.catch_up, "
-        "enabled = true, due_since = now(), updated_at = now() RETURNING id, xmax = 0 AS is_new",
+        "enabled = true, due_since = excluded.due_since, updated_at = now() RETURNING id, xmax = 0 AS is_new",
         values,
     ).fetchone()
     assert row is not None
@@ -85,8 +89,8 @@ def resume(db: Connection, name: str) -> ScheduledExport:
     with db.transaction():
         db.execute(
             "UPDATE app.scheduled_exports SET enabled = true, updated_at = now(), "
-            "due_since = CASE WHEN enabled THEN due_since ELSE now() END WHERE id = %s",
-            [export.id],
+            "due_since = CASE WHEN enabled THEN due_since ELSE %s END WHERE id = %s",
+            [datetime.now(UTC), export.id],
         )
         try_again(db, export.id)
     return export

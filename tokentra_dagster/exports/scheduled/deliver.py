@@ -29,6 +29,7 @@ from tokentra_dagster.exports.scheduled.staging import (
     remove,
     staged_runs,
     staging_folder,
+    touched,
     written_files,
 )
 from tokentra_dagster.warehouse.database import Database
@@ -84,6 +85,8 @@ def deliver_due(
         at_step("claimed")
         if run.status == "delivered" and not by_hand:
             return Outcome(run, "delivered", f"Was delivered to {run.delivered_to} before.", _staged(home, run))
+        if not scheduled.enabled and not by_hand:
+            return Outcome(run, "waiting", f"{scheduled.label} is paused; `tokentra exports resume` goes on.")
         if scheduled.wait_until_final and not anyway and (fresh or run.written_at is None):
             why = not_final(db, scheduled.org_id, run.period)
             if why:
@@ -196,6 +199,6 @@ def tidy(database: Database, home: Path, now: datetime | None = None, rules: Del
         ).fetchall()
     kept = {row["id"] for row in rows}
     # One that is being written anew has a young folder.
-    gone = [path for run, path in staged.items() if run not in kept and path.stat().st_mtime < before.timestamp()]
+    gone = [path for run, path in staged.items() if run not in kept and touched(path) < before.timestamp()]
     remove(gone)
     return len(gone)

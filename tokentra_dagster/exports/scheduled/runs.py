@@ -203,8 +203,8 @@ class Attempt:
         """A delivery that fails when it is repeated by hand does not undo the first."""
         with self.db.transaction():
             self.db.execute(
-                "UPDATE app.export_runs SET status = CASE WHEN status = 'delivered' THEN status ELSE 'failed' END, error = %s, "
-                "next_attempt_at = greatest(next_attempt_at, %s) WHERE id = %s",
+                "UPDATE app.export_runs SET status = 'failed', error = %s, next_attempt_at = greatest(next_attempt_at, %s) "
+                "WHERE id = %s AND status <> 'delivered'",
                 [says, again_at, self.run],
             )
             self._add("failed", says)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,6 +62,14 @@ def other_attempts(folder: Path) -> list[Path]:
 def remove(folders: Iterable[Path]) -> None:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def touched(folder: Path) -> float:
+    """When an attempt last began or went in a run's folder, in seconds of the epoch; now, where another process took it away."""
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def staged_runs(home: Path) -> dict[UUID, Path]:
