@@ -117,7 +117,7 @@ def connection_add(
     check_options(asked, provider, base_url, chosen)
     with open_database().connect() as db:
         identifier, new = add_connection(
-            db, org=org_name, name=name, provider=provider, source=entry.source, integration=asked,
+            db, org=org_name, name=name, provider=provider, source=entry.source_of(chosen), integration=asked,
             secret_ref=secret, base_url=base_url, options=chosen,
         )  # fmt: skip
     click.echo(

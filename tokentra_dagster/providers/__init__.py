@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import cast
 
@@ -30,10 +31,16 @@ class Integration:
     """Without a secret the machine's own credentials are used."""
     source: str = "provider_api"
     """One of `records.SOURCES`: how authoritative it is."""
+    source_by_billing: Mapping[str, str] = field(default_factory=dict)
+    """The same where it depends on the connection's option `billing`."""
 
     @property
     def must_have_key(self) -> bool:
         return self.key_needed is not None and not self.key_optional
+
+    def source_of(self, options: Mapping[str, str]) -> str:
+        """The kind of source that a connection with these options is."""
+        return self.source_by_billing.get(options.get("billing", ""), self.source)
 
     def open(self, config: ConnectionConfig) -> Source:
         module, _, name = self.target.partition(":")
@@ -109,6 +116,24 @@ INTEGRATIONS: dict[str, Integration] = {
         settles_after=timedelta(days=1),
         # It sees requests where they pass and not the account's totals: beside `aws` it explains and is not added.
         source="gateway",
+    ),
+    "claude_code": Integration(
+        target="tokentra_dagster.providers.claude_code:ClaudeCodeSource",
+        title="Claude Code session logs",
+        providers=("anthropic",),
+        options=("folder", "layout", "user", "billing"),
+        # Logs come from people's machines, when those are on.
+        settles_after=timedelta(days=7),
+        # A subscription is an account that no report of the provider knows; with an API key the report counts and the log explains it.
+        source_by_billing={"api": "file"},
+    ),
+    "codex": Integration(
+        target="tokentra_dagster.providers.codex:CodexSource",
+        title="Codex session logs",
+        providers=("openai",),
+        options=("folder", "layout", "user", "billing"),
+        settles_after=timedelta(days=7),
+        source_by_billing={"api": "file"},
     ),
 }
 
