@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -63,12 +64,14 @@ def late(database) -> None:
         db.execute("UPDATE app.export_runs SET next_attempt_at = now() - interval '1 minute'")
 
 
-SINCE = datetime.now(UTC) - timedelta(days=2)
-DAILY = {"schedule": "0 6 * * *", "relative_period": "last_day", "since": SINCE}
+def daily(days: int) -> dict[str, Any]:
+    """Due so many times until now, and not again for half a day, however long the tests take."""
+    now = datetime.now(UTC)
+    return {"schedule": f"0 {(now.hour + 12) % 24} * * *", "relative_period": "last_day", "since": now - timedelta(days=days)}
 
 
 def test_each_due_time_gets_one_run_with_evidence_and_then_there_is_nothing_to_do(warehouse, daemon, tmp_path):
-    scheduled(warehouse, tmp_path / "out", **DAILY)
+    scheduled(warehouse, tmp_path / "out", **daily(2))
     requests = daemon.look()
     assert len(requests) == 2 and len({request.run_key for request in requests}) == 2
     assert [request.run_key for request in daemon.look()] == [request.run_key for request in requests], "one key, one run"
@@ -100,7 +103,7 @@ def test_the_run_shows_deliveries_history_attempts_and_the_first_rows(warehouse,
 
 
 def test_without_a_config_everything_that_is_due_is_delivered(warehouse, resource, tmp_path):
-    scheduled(warehouse, tmp_path / "out", **DAILY)
+    scheduled(warehouse, tmp_path / "out", **daily(2))
     result = dg.materialize([export_runs], resources={"warehouse": resource})
     metadata = result.asset_materializations_for_node("app__export_runs")[0].metadata
     assert metadata["delivered"].value == 2 and len(received(tmp_path / "out")) == 2
@@ -112,8 +115,7 @@ def test_a_failed_export_is_an_alert_of_its_own_and_goes_again_after_its_pause(w
     """Another export that works does not end its streak; its own success does."""
     out = tmp_path / "out"
     out.write_text("a file where the folder should be")
-    daily = {"schedule": "0 6 * * *", "relative_period": "last_day", "since": datetime.now(UTC) - timedelta(days=1)}
-    export = scheduled(warehouse, out, **daily)
+    export = scheduled(warehouse, out, **daily(1))
     (request,) = daemon.look()
     failed = daemon.run(request)
     assert not failed.success and daemon.look() == [], "its pause is not over"
@@ -127,7 +129,7 @@ def test_a_failed_export_is_an_alert_of_its_own_and_goes_again_after_its_pause(w
         "The Dagster run of export_job of acme/monthly failed",
     )
     assert "Not delivered: acme/monthly, due" in alert["body"] and "check the path and its rights" in alert["body"]
-    scheduled(warehouse, tmp_path / "other", "works", **daily)
+    scheduled(warehouse, tmp_path / "other", "works", **daily(1))
     (other,) = daemon.look()
     assert daemon.run(other).success
     resolve_runs(warehouse, instance)
@@ -142,7 +144,7 @@ def test_a_failed_export_is_an_alert_of_its_own_and_goes_again_after_its_pause(w
 
 
 def test_nothing_is_started_twice_while_it_is_under_way_here_or_elsewhere(warehouse, daemon, instance, tmp_path):
-    export = scheduled(warehouse, tmp_path / "out", schedule="0 6 * * *", relative_period="last_day", since=datetime.now(UTC) - timedelta(days=1))  # fmt: skip
+    export = scheduled(warehouse, tmp_path / "out", **daily(1))
     (request,) = daemon.look()
     (run,) = runs(warehouse, export)
     with warehouse.connect(autocommit=True) as db, only_one(db, run.id):
@@ -156,16 +158,14 @@ def test_nothing_is_started_twice_while_it_is_under_way_here_or_elsewhere(wareho
 
 
 def test_a_run_that_waits_for_final_usage_is_not_started_and_says_why(warehouse, daemon, tmp_path):
-    export = scheduled(warehouse, tmp_path / "out", wait_until_final=True, schedule="0 6 * * *", relative_period="last_day",
-                       since=datetime.now(UTC) - timedelta(days=1))  # fmt: skip
+    export = scheduled(warehouse, tmp_path / "out", wait_until_final=True, **daily(1))
     assert daemon.look() == []
     assert str(runs(warehouse, export)[0].error).startswith("Waits until ")
 
 
 def test_an_export_that_somebody_broke_by_hand_stops_no_other(warehouse, daemon, tmp_path: Path):
-    daily = {"schedule": "0 6 * * *", "relative_period": "last_day", "since": datetime.now(UTC) - timedelta(days=1)}
-    broken = scheduled(warehouse, tmp_path / "out", "broken", **daily)
-    scheduled(warehouse, tmp_path / "out", **daily)
+    broken = scheduled(warehouse, tmp_path / "out", "broken", **daily(1))
+    scheduled(warehouse, tmp_path / "out", **daily(1))
     with warehouse.connect() as db:
         db.execute("UPDATE app.scheduled_exports SET schedule = 'whenever' WHERE id = %s", [broken.id])
     assert [request.tags["tokentra/subject"] for request in daemon.look()] == ["acme/monthly"]
