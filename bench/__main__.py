@@ -10,8 +10,7 @@ def main(names: list[str]) -> None:
 
     known = {
         "analytics": analytics.run, "events": events.run, "exports": exports.run, "functions": functions.run, "live": live.run,
-        "load": load.run,
-        "memory": memory.run, "quality": analytics_quality.run, "quotas": quotas.run, "rollup": rollup.run,
+        "load": load.run, "memory": memory.run, "quality": analytics_quality.run, "quotas": quotas.run, "rollup": rollup.run,
     }  # fmt: skip
     unknown = [name for name in names if name not in known]
     if unknown:
