@@ -52,6 +52,7 @@ def test_every_command_runs(database, simulator, tmp_path: Path):
             said[arguments[0]] = done.stdout
     assert "gpt-4o-2024-08-06" in said["summary"]
     assert "records" in said["sync"]
+    assert "acme/budget" in said["quota"] and "acme/monthly" in said["exports"]
 
 
 def test_pictures_and_pages_that_it_links_are_there():

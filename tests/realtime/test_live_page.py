@@ -45,7 +45,7 @@ def test_every_command_of_the_page_runs(database, acme, tmp_path):
 def test_the_request_of_the_page_gets_a_stream(database, acme):
     (line,) = (line for line in COMMANDS if line.startswith("curl"))
     with serving(database) as port:
-        arguments = shlex.split(line.replace("8400", str(port)).replace("$KEY", "acme"))
+        arguments = shlex.split(line.replace("4318", str(port)).replace("$KEY", "acme"))
         with subprocess.Popen([*arguments, "--silent"], stdout=subprocess.PIPE, text=True) as curl:
             said = next(line for line in curl.stdout if line.startswith("data: "))
             curl.terminate()
