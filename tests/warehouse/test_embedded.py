@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -51,5 +52,37 @@ def test_two_commands_at_once_start_one_server_and_a_wrong_password_is_refused(h
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
             psycopg.connect(url.replace(password, "guess"))
         assert oct(server.address_file.stat().st_mode & 0o777) == "0o600"
+    finally:
+        server.stop()
+
+
+def test_a_server_that_died_is_started_again_whatever_its_file_says(home: Path) -> None:
+    """A pid that is somebody else's by now, a file that was half written: neither is a running server."""
+    server = EmbeddedServer(home)
+    url = server.start()
+    try:
+        pid_file = server.data / "postmaster.pid"
+        said = pid_file.read_text()
+        assert server.stop()
+        lines = said.splitlines()
+        lines[0] = str(os.getpid())
+        for left in ("", "12", "\n".join(lines)):
+            pid_file.write_text(left)
+            assert server.url() is None
+        ended = subprocess.Popen(["true"])
+        ended.wait()
+        pid_file.write_text("\n".join([str(ended.pid), *lines[1:]]))
+        assert server.start() == url and server.url() == url
+    finally:
+        server.stop()
+
+
+def test_asking_whether_it_runs_starts_no_program(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = EmbeddedServer(home)
+    url = server.start()
+    try:
+        monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("a program was started"))
+        assert server.url() == url == server.start()
+        monkeypatch.undo()
     finally:
         server.stop()
