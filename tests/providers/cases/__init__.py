@@ -1,0 +1,10 @@
+"""One case for each integration (tests/providers/conformance.py)."""
+
+from __future__ import annotations
+
+from tests.providers.cases.aws import AwsCase, AwsInvocationLogsCase
+from tests.providers.cases.coding_tools import ClaudeCodeCase, CodexCase
+from tests.providers.cases.simulated import AnthropicCase, OpenAICase
+from tests.providers.conformance import Case
+
+CASES: tuple[type[Case], ...] = (OpenAICase, AnthropicCase, AwsCase, AwsInvocationLogsCase, ClaudeCodeCase, CodexCase)
