@@ -219,7 +219,7 @@ def test_an_export_that_fails_leaves_the_file_that_was_there(acme: UsageCase, tm
     export(acme.database, asked(), path)
     before = path.read_bytes()
     monkeypatch.setattr("tokentra_dagster.exports.stream.BATCH_BYTES", 100)
-    monkeypatch.setattr("tokentra_dagster.exports.writers.csv.CsvWriter.write", _fail)
+    monkeypatch.setattr("tokentra_dagster.exports.writers.csv.CsvWriter.write_lines", _fail)
     with pytest.raises(OSError, match="No space left"):
         export(acme.database, asked(), path)
     assert path.read_bytes() == before and not (tmp_path / "usage.csv.part").exists()

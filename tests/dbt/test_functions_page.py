@@ -17,7 +17,8 @@ SAME_COLUMNS = {"get_usage_drilldown": "get_usage_breakdown"}
 
 def test_every_public_function_has_its_section(acme: UsageCase) -> None:
     found = rows(acme.database, "SELECT proname FROM pg_proc WHERE pronamespace = 'marts'::regnamespace AND proname ~ '^get_'")
-    assert {row["proname"] for row in found} == set(SECTIONS)
+    elsewhere = {"get_live_usage"}  # docs/live.md, whose own test holds it
+    assert {row["proname"] for row in found} == set(SECTIONS) | elsewhere
 
 
 @pytest.mark.parametrize("name", SECTIONS)

@@ -65,7 +65,7 @@ def test_restated_usage_corrects_counters_without_a_build_of_ours_and_the_differ
     metadata = result.asset_materializations_for_node("app__quota_counters")[0].metadata
     assert (metadata["counters"].value, metadata["counters_corrected"].value, metadata["tokens_corrected"].value) == (1, 1, 7050)
     table = metadata["corrections"].value.splitlines()
-    assert table[0] == TABLE and r"| acme/a\|b | tokens | 500 | 7,550 | +7,050 | 7,050 |" in metadata["corrections"].value
+    assert table[0] == TABLE and r"| acme/a\|b | tokens | 500 | 7,550 | 7,050 | 7,050 |" in metadata["corrections"].value
     assert isinstance(look(warehouse), dg.SkipReason), "and then there is nothing to do"
     load(database, row, [record(start, input_tokens=100, output_tokens=50)], start, start + HOUR, now=start + HOUR)
     build(*MODELS_ONLY)

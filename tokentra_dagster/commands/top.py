@@ -84,7 +84,9 @@ class _Screen:
 
         from tokentra_dagster.realtime.live_view import view
 
-        signal.signal(signal.SIGTERM, _end)
+        # A script's background jobs start with SIGINT ignored, and would never end.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _end)
         with (
             contextlib.suppress(KeyboardInterrupt),
             keys_one_by_one(),

@@ -123,7 +123,7 @@ INTEGRATIONS: dict[str, Integration] = {
         providers=("anthropic",),
         options=("folder", "layout", "user", "billing"),
         # Logs come from people's machines, when those are on.
-        settles_after=timedelta(days=7),
+        settles_after=timedelta(days=5),
         # A subscription is an account that no report of the provider knows; with an API key the report counts and the log explains it.
         source_by_billing={"api": "file"},
     ),
@@ -132,8 +132,18 @@ INTEGRATIONS: dict[str, Integration] = {
         title="Codex session logs",
         providers=("openai",),
         options=("folder", "layout", "user", "billing"),
-        settles_after=timedelta(days=7),
+        settles_after=timedelta(days=5),
         source_by_billing={"api": "file"},
+    ),
+    "litellm": Integration(
+        target="tokentra_dagster.providers.litellm:LiteLLMSource",
+        title="LiteLLM's spend log, from its PostgreSQL",
+        providers=("openai", "anthropic", "google", "azure", "aws"),
+        key_needed="the password of a database role that may read LiteLLM_SpendLogs",
+        options=("database", "llm_providers", "timeout_seconds", "max_retries"),
+        # Proxies write their log in batches, some minutes late.
+        settles_after=timedelta(days=1),
+        source="gateway",
     ),
 }
 

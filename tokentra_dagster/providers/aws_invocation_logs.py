@@ -24,13 +24,13 @@ from tokentra_dagster.errors import PermanentError
 from tokentra_dagster.providers import aws_client
 from tokentra_dagster.providers.aws_catalogue import Catalogue, Reference, named_models, principal_of
 from tokentra_dagster.providers.aws_client import Aws
-from tokentra_dagster.providers.aws_log_groups import Buckets, Group, length_of
 from tokentra_dagster.providers.aws_log_items import Invocation, invocation, read, without_bodies
 from tokentra_dagster.providers.aws_metrics import request_type
 from tokentra_dagster.providers.aws_s3 import Location, Object
 from tokentra_dagster.providers.base import ConnectionConfig, Window
 from tokentra_dagster.providers.options import Options
 from tokentra_dagster.providers.payload import BadItem
+from tokentra_dagster.providers.request_groups import Buckets, Group
 from tokentra_dagster.records import GRANULARITY_SECONDS, EntityName, Item, RejectedItem
 
 OPTIONS = (
@@ -41,6 +41,9 @@ FILLED = ("team", "project", "cost_center", "feature", "environment", "user")
 """What a request's own metadata can say, each by the key of the same name unless the option `attribution` names another."""
 HOUR = timedelta(hours=1)
 LONGEST_LINE = 32 << 20
+LENGTHS = ((100_000, "0-100k"), (272_000, "100k-272k"))
+LONGEST = "272k-10M"
+"""The lengths of prompt at which Bedrock's listed prices step."""
 _LOG = "BedrockModelInvocationLogs"
 _HOUR_IN_KEY = re.compile(r"/(\d{4})/(\d{2})/(\d{2})/(\d{2})/[^/]+\.json(?:\.gz)?$")
 
@@ -193,11 +196,11 @@ class AwsInvocationLogSource:
             bucket_start=start,
             model=reference.model,
             request_type=request_type(reference.model),
-            profile_id=reference.profile_id,
+            provider_project_id=reference.profile_id,
             user_id=user or one.identity,
-            principal=principal_of(one.identity),
+            api_key_id=principal_of(one.identity),
             service_tier=one.service_tier,
-            context_window=length_of(one.input_tokens),
+            context_window=_length_of(one.input_tokens),
             names=tuple(sorted(said.items())),
             metadata=tuple(sorted((name, value) for name, value in metadata.items() if value is not None)),
             knows_latency=one.latency_ms is not None,
@@ -211,6 +214,12 @@ def _pair(options: Options, text: str) -> tuple[str, str]:
     if name.strip() not in FILLED or not found or not key.strip():
         raise options.wrong("attribution", text, f"write KIND=KEY, where KIND is one of {', '.join(FILLED)}, e.g. team=squad")
     return name.strip(), key.strip()
+
+
+def _length_of(input_tokens: int | None) -> str | None:
+    if input_tokens is None:
+        return None
+    return next((name for most, name in LENGTHS if input_tokens <= most), LONGEST)
 
 
 def _hour(moment: datetime) -> datetime:

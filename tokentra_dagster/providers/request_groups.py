@@ -1,4 +1,4 @@
-"""Requests of the invocation log summed into buckets: one `UsageRecord` for what shares every dimension.
+"""Requests of a log summed into buckets: one `UsageRecord` for what shares every dimension.
 
 Requests whose latency is known, and requests whose tokens are, stay apart from the others, so that a sum never mixes known and
 unknown. The length of the prompt is a dimension, because prices are per request (`context_window`).
@@ -17,16 +17,6 @@ import numpy as np
 from tokentra_dagster.latency import latency_buckets, latency_percentile
 from tokentra_dagster.records import GRANULARITY_SECONDS, Granularity, UsageRecord
 
-LENGTHS = ((100_000, "0-100k"), (272_000, "100k-272k"))
-LONGEST = "272k-10M"
-"""The lengths of prompt at which Bedrock's listed prices step."""
-
-
-def length_of(input_tokens: int | None) -> str | None:
-    if input_tokens is None:
-        return None
-    return next((name for most, name in LENGTHS if input_tokens <= most), LONGEST)
-
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -35,9 +25,9 @@ class Group:
     bucket_start: datetime
     model: str
     request_type: str | None
-    profile_id: str | None
+    provider_project_id: str | None
     user_id: str | None
-    principal: str | None
+    api_key_id: str | None
     service_tier: str | None
     context_window: str | None
     names: tuple[tuple[str, str], ...]
@@ -99,8 +89,8 @@ def record(group: Group, sums: Sums, granularity: Granularity) -> UsageRecord:
         request_count=sums.requests,
         success_count=sums.requests - failed,
         error_count=failed,
-        provider_project_id=group.profile_id,
-        api_key_id=group.principal,
+        provider_project_id=group.provider_project_id,
+        api_key_id=group.api_key_id,
         user_id=group.user_id,
         context_window=group.context_window,
         metadata=metadata,
