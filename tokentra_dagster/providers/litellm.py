@@ -84,7 +84,7 @@ class LiteLLMSource:
             raise PermanentError(
                 "litellm: the option database holds a password; leave it out and give it as the connection's secret"
             )
-        self._parts, self._password = parts, config.api_key
+        self._parts, self._config = parts, config
         self._seconds, self._retries = options.timeout_seconds, options.max_retries
         self._names = options.texts("llm_providers") or LLM_PROVIDERS[config.provider]
         self._columns: tuple[str, ...] | None = None
@@ -190,11 +190,16 @@ class LiteLLMSource:
 
     def _session(self) -> psycopg.Connection[dict[str, Any]]:
         settings = f"-c default_transaction_read_only=on -c statement_timeout={int(self._seconds * 1000)} -c timezone=UTC"
-        given = {**self._parts, "password": self._password, "options": settings, "connect_timeout": max(int(self._seconds), 2)}
+        given = {
+            **self._parts,
+            "password": self._config.api_key,
+            "options": settings,
+            "connect_timeout": max(int(self._seconds), 2),
+        }
         return psycopg.connect(conninfo.make_conninfo(**given), row_factory=dict_row, application_name="tokentra")
 
     def _translate(self, error: psycopg.Error) -> PermanentError | TransientError:
-        said = " ".join(str(error).split()).replace(self._password or "\0", "[secret]")[:300]
+        said = " ".join(str(error).split()).replace(self._config.api_key or "\0", "[secret]")[:300]
         if isinstance(error, psycopg.errors.QueryCanceled):
             return TransientError(
                 "litellm: the database did not answer in time; try again later or raise the option timeout_seconds"
