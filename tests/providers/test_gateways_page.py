@@ -8,6 +8,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
+from tests.providers.langfuse_server import PUBLIC, Generated, Langfuse
+from tests.providers.langfuse_server import SECRET as LANGFUSE_SECRET
 from tests.providers.litellm_log import SECRET, spend_log
 from tests.providers.test_litellm_source import DAY, WINDOW, requests
 from tests.warehouse_data import rows
@@ -22,8 +24,9 @@ def test_every_statement_and_command_of_the_page_runs(database, server_url, tmp_
     for name, value in (("DATABASE_URL", database.url), ("HOME", str(tmp_path))):
         monkeypatch.setenv(f"TOKENTRA_{name}", value)
     monkeypatch.setenv("LITELLM_PASSWORD", SECRET)
+    monkeypatch.setenv("LANGFUSE_KEYS", f"{PUBLIC}:{LANGFUSE_SECRET}")
     (statements,) = re.findall(r"```sql\n(.*?)```", PAGE, re.S)
-    with spend_log(server_url) as log:
+    with spend_log(server_url) as log, Langfuse([Generated("g1", DAY, "gpt-4o", 100, 10)]).running() as langfuse:
         log.write(requests(1, DAY, WINDOW.end, 40))
         log.execute(f'REVOKE SELECT ON "LiteLLM_SpendLogs" FROM {log.role}')
         grant = statements.splitlines()[1]
@@ -31,11 +34,20 @@ def test_every_statement_and_command_of_the_page_runs(database, server_url, tmp_
         assert statements.splitlines()[0] == "CREATE ROLE usage_reader LOGIN PASSWORD '...';"
         for command in COMMANDS:
             told = command.replace("postgresql://usage_reader@db.example:5432/litellm", log.address)
+            told = told.replace("https://langfuse.example", langfuse.url)
             done = CliRunner().invoke(cli, shlex.split(told)[1:], catch_exceptions=False)
             assert done.exit_code == 0, (command, done.output)
-    found = rows(database, "SELECT source, provider, sum(request_count) > 0 AS is_used FROM raw.usage_records GROUP BY 1, 2")
-    assert found == [{"source": "gateway", "provider": "openai", "is_used": True}]
+    found = rows(
+        database,
+        "SELECT c.integration, r.source, r.provider, sum(r.request_count) > 0 AS is_used FROM raw.usage_records AS r "
+        "JOIN app.provider_connections AS c ON c.id = r.provider_connection_id GROUP BY 1, 2, 3 ORDER BY 1",
+    )
+    assert [tuple(row.values()) for row in found] == [
+        ("langfuse", "gateway", "openai", True), ("litellm", "gateway", "openai", True),
+    ]  # fmt: skip
 
 
 def test_the_page_names_every_option_and_only_those():
-    assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.M)) == {*INTEGRATIONS["litellm"].options, "granularity"}
+    for section in PAGE.split("\n## ")[1:]:
+        options = INTEGRATIONS[section.split("\n")[0].lower()].options
+        assert set(re.findall(r"^\| `(\w+)` \|", section, re.M)) == {*options, "granularity"}

@@ -145,6 +145,16 @@ INTEGRATIONS: dict[str, Integration] = {
         settles_after=timedelta(days=1),
         source="gateway",
     ),
+    "langfuse": Integration(
+        target="tokentra_dagster.providers.langfuse:LangfuseSource",
+        title="Langfuse's generations, by its Observations API",
+        providers=("openai", "anthropic", "google", "azure", "aws"),
+        key_needed="the project's keys as PUBLIC_KEY:SECRET_KEY (pk-lf-...:sk-lf-...)",
+        options=("models", "input_includes_cache", "timeout_seconds", "max_retries"),
+        # Some writers' observations come a quarter of an hour late, and generations may be changed after they ended.
+        settles_after=timedelta(days=1),
+        source="gateway",
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.providers.cases.aws import AwsCase, AwsInvocationLogsCase
 from tests.providers.cases.coding_tools import ClaudeCodeCase, CodexCase
+from tests.providers.cases.langfuse import LangfuseCase
 from tests.providers.cases.litellm import LiteLLMCase
 from tests.providers.cases.simulated import AnthropicCase, OpenAICase
 from tests.providers.conformance import Case
@@ -16,4 +17,5 @@ CASES: tuple[type[Case], ...] = (
     ClaudeCodeCase,
     CodexCase,
     LiteLLMCase,
+    LangfuseCase,
 )
