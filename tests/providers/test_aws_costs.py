@@ -244,7 +244,11 @@ def test_a_line_that_cannot_be_a_charge_is_kept_with_its_reason(bucket, source):
     assert ["line_item_unblended_cost is 'a lot'" in rejected[0].reason, "'soon'" in rejected[1].reason] == [True, True]
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"a,b\n1,2\n"), b"not gzip", csv_file([line("1")] * 400)[:300]])
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(b"a,b\n1,2\n"), b"not gzip", csv_file([line("1")] * 400)[:300]],
+    ids=["other columns", "not gzip", "cut off"],
+)
 def test_a_file_that_cannot_be_read_stops_with_its_name(bucket, source, content):
     export(bucket, [line("1")])
     bucket.put(f"{EXPORT}data/BILLING_PERIOD=2026-11/bedrock-00000.csv.gz", content)
