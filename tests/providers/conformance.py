@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tokentra_dagster.providers.base import Source, Window
 from tokentra_dagster.records import Item, UsageRecord
@@ -38,6 +38,8 @@ class Case(ABC):
     """The integration."""
     not_applicable: ClassVar[Mapping[str, str]] = {}
     """Topic -> why the source has no such thing."""
+    fixture: Callable[[str], Any]
+    """A fixture of the tests by its name, e.g. `server_url`."""
     secret: ClassVar[str] = ""
     """What must appear in no error, log or repr."""
     long_windows: ClassVar[tuple[timedelta, timedelta]] = (timedelta(days=31), timedelta(days=93))

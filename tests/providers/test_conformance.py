@@ -20,6 +20,7 @@ from tokentra_dagster.records import RejectedItem, UsageRecord, split
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
     found: Case = request.param()
+    found.fixture = request.getfixturevalue
     with found.running(tmp_path):
         yield found
 

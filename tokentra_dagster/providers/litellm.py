@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -84,7 +84,7 @@ class LiteLLMSource:
             raise PermanentError(
                 "litellm: the option database holds a password; leave it out and give it as the connection's secret"
             )
-        self._parts, self._password = parts, config.api_key
+        self._parts, self._config = parts, config
         self._seconds, self._retries = options.timeout_seconds, options.max_retries
         self._names = options.texts("llm_providers") or LLM_PROVIDERS[config.provider]
         self._columns: tuple[str, ...] | None = None
@@ -173,7 +173,7 @@ class LiteLLMSource:
             self._columns = (*_COLUMNS, *(name for name in _NEWER if name in there))
         return self._columns
 
-    def _ask(self, query: sql.Composable, parameters: Sequence[Any]) -> list[dict[str, Any]]:
+    def _ask(self, query: sql.SQL | sql.Composed, parameters: Sequence[Any]) -> list[dict[str, Any]]:
         """The rows of one statement in a session of its own. Raises `PermanentError` or, after the retries, `TransientError`."""
         for attempt in range(self._retries + 1):
             failure: PermanentError | TransientError
@@ -190,11 +190,16 @@ class LiteLLMSource:
 
     def _session(self) -> psycopg.Connection[dict[str, Any]]:
         settings = f"-c default_transaction_read_only=on -c statement_timeout={int(self._seconds * 1000)} -c timezone=UTC"
-        given = {**self._parts, "password": self._password, "options": settings, "connect_timeout": max(int(self._seconds), 2)}
+        given: dict[str, Any] = {
+            **self._parts,
+            "password": self._config.api_key,
+            "options": settings,
+            "connect_timeout": max(int(self._seconds), 2),
+        }
         return psycopg.connect(conninfo.make_conninfo(**given), row_factory=dict_row, application_name="tokentra")
 
     def _translate(self, error: psycopg.Error) -> PermanentError | TransientError:
-        said = " ".join(str(error).split()).replace(self._password or "\0", "[secret]")[:300]
+        said = " ".join(str(error).split()).replace(self._config.api_key or "\0", "[secret]")[:300]
         if isinstance(error, psycopg.errors.QueryCanceled):
             return TransientError(
                 "litellm: the database did not answer in time; try again later or raise the option timeout_seconds"
@@ -260,7 +265,8 @@ def _latency(row: Mapping[str, Any]) -> int | None:
         return int(said) if said >= 0 else None
     if row["endTime"] is None or row["endTime"] < row["startTime"]:
         return None
-    return round((row["endTime"] - row["startTime"]).total_seconds() * 1000)
+    took: timedelta = row["endTime"] - row["startTime"]
+    return round(took.total_seconds() * 1000)
 
 
 def _model(model: str, llm_provider: str) -> str:

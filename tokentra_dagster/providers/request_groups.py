@@ -32,7 +32,7 @@ class Group:
     context_window: str | None
     names: tuple[tuple[str, str], ...]
     """Team, project, cost center, feature and environment, as far as the caller gave them."""
-    metadata: tuple[tuple[str, str], ...]
+    metadata: tuple[tuple[str, Any], ...]
     knows_latency: bool
     knows_tokens: bool
 

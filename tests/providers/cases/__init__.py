@@ -5,7 +5,17 @@ from __future__ import annotations
 from tests.providers.cases.aws import AwsCase, AwsInvocationLogsCase
 from tests.providers.cases.azure import AzureCase
 from tests.providers.cases.coding_tools import ClaudeCodeCase, CodexCase
+from tests.providers.cases.litellm import LiteLLMCase
 from tests.providers.cases.simulated import AnthropicCase, OpenAICase
 from tests.providers.conformance import Case
 
-CASES: tuple[type[Case], ...] = (OpenAICase, AnthropicCase, AwsCase, AwsInvocationLogsCase, AzureCase, ClaudeCodeCase, CodexCase)
+CASES: tuple[type[Case], ...] = (
+    OpenAICase,
+    AnthropicCase,
+    AwsCase,
+    AwsInvocationLogsCase,
+    AzureCase,
+    ClaudeCodeCase,
+    CodexCase,
+    LiteLLMCase,
+)
