@@ -70,11 +70,13 @@ class Azure:
         single metrics."""
         client = self._client(region, lambda: self._metrics_client(region))
         body: list[bytes] = []
-        client.query_resources(
-            raw_response_hook=lambda answer: body.append(answer.http_response.body()),
-            **query,
-            **self._per_call(),
-        )
+        hook = {"raw_response_hook": lambda answer: body.append(answer.http_response.body())}
+        try:
+            client.query_resources(**query, **hook, **self._per_call())
+        except (KeyError, TypeError, ValueError, AttributeError):
+            # The client's model does not fit the answer; the caller says what is wrong with it.
+            if not body:
+                raise
         return read_json(body[-1])
 
     def resource(self, url: str) -> Mapping[str, Any]:
@@ -102,6 +104,9 @@ class Azure:
                 return ask()
             except (PermanentError, TransientError):
                 raise
+            except ModuleNotFoundError:
+                failure = PermanentError(f"{self.integration}: {EXTRA}")
+                break
             except DamagedPage as damage:
                 failure = TransientError(f"{self.integration}: {asking} cannot be used ({damage}); try again later")
             except Exception as error:
@@ -115,10 +120,7 @@ class Azure:
 
     def _client(self, name: str, make: Callable[[], Any]) -> Any:
         if name not in self._clients:
-            try:
-                self._clients[name] = make()
-            except ImportError:
-                raise PermanentError(f"{self.integration}: {EXTRA}") from None
+            self._clients[name] = make()
         return self._clients[name]
 
     def _metrics_client(self, region: str) -> Any:
