@@ -60,7 +60,7 @@ def test_a_fault_lets_as_many_requests_pass_as_it_skips(simulator: RunningSimula
     "wrong",
     [
         {"kind": "gremlins"},
-        {"kind": "dropped", "provider": "azure"},
+        {"kind": "dropped", "provider": "nobody"},
         {"kind": "dropped", "times": 0},
         {"kind": "dropped", "skip": -1},
         {"kind": "rate_limit", "retry_after": "soon"},

@@ -117,6 +117,29 @@ INTEGRATIONS: dict[str, Integration] = {
         # It sees requests where they pass and not the account's totals: beside `aws` it explains and is not added.
         source="gateway",
     ),
+    "azure": Integration(
+        # Nobody says for how long Azure still takes late points: a cautious guess.
+        target="tokentra_dagster.providers.azure:AzureSource",
+        title="Azure OpenAI and Foundry models by Azure Monitor, and their bill",
+        providers=("azure",),
+        key_needed="TENANT:CLIENT:SECRET of an app registration",
+        key_optional=True,
+        options=(
+            "subscriptions",
+            "accounts",
+            "metrics",
+            "details",
+            "deployments",
+            "anthropic_input",
+            "cost_export",
+            "cost_words",
+            "timeout_seconds",
+            "max_retries",
+        ),
+        settles_after=timedelta(days=3),
+        # Until 72 hours after the month's end the bill still takes charges.
+        costs_settle_after=timedelta(days=7),
+    ),
     "claude_code": Integration(
         target="tokentra_dagster.providers.claude_code:ClaudeCodeSource",
         title="Claude Code session logs",

@@ -51,6 +51,22 @@ def rows(
         raise PermanentError(f"{name} cannot be read ({type(error).__name__}: {error}); export it again") from None
 
 
+def header(file: IO[bytes], name: str) -> list[str]:
+    """The names of the columns, in order. Reads from the start of the file; raises as `rows` does."""
+    try:
+        if name.endswith(".parquet"):
+            import pyarrow.parquet as pq
+
+            return list(pq.read_schema(file).names)
+        opened: Any = gzip.GzipFile(fileobj=file, mode="rb") if name.endswith(".gz") else file
+        text = io.TextIOWrapper(opened, encoding="utf-8-sig", newline="")
+        found = next(csv.reader(text), [])
+        text.detach()
+        return found
+    except (EOFError, OSError, zlib.error, UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise PermanentError(f"{name} cannot be read ({type(error).__name__}: {error}); export it again") from None
+
+
 def _csv(file: Any, name: str, required: Sequence[str], optional: Sequence[str], only: Filter) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(_LONGEST_CELL)
     lines = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))

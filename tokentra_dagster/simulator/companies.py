@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from tokentra_dagster.simulator.azure_streams import AZURE
 from tokentra_dagster.simulator.organisation import Organisation, Project, Workload
 
 NAMES = ("acme", "globex")
@@ -137,6 +138,7 @@ def _acme() -> Organisation:
             Workload("aws", "bedrock", "assistant", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", 9_000, _BEDROCK, "2025-10-20", None, "always", {"region": "us-east-1", "profiled": True}),
             Workload("aws", "bedrock", "studio", "global.anthropic.claude-haiku-4-5-20251001-v1:0", 6_000, _BEDROCK, "2025-11-03", None, "office", {"region": "us-east-1"}),
             Workload("aws", "bedrock", "insights", "amazon.nova-lite-v1:0", 14_000, _NOVA, "2025-06-02", None, "night", {"region": "eu-central-1"}),
+            *(Workload("azure", "models", *of) for of in AZURE["acme"]),
         ),
     )  # fmt: skip
 
@@ -171,6 +173,7 @@ def _globex() -> Organisation:
             Workload(a, "code_execution", "engineering", None, 1_200, {}, "2025-11-03", None, "office", _CODE_EXECUTION),
             Workload("aws", "bedrock", "claims", "eu.anthropic.claude-haiku-4-5-20251001-v1:0", 11_000, _BEDROCK, "2025-11-03", None, "always", {"region": "eu-central-1", "profiled": True}),
             Workload("aws", "bedrock", "default", "amazon.nova-pro-v1:0", 2_000, _NOVA, "2025-06-02", None, "office", {"region": "us-east-1"}),
+            *(Workload("azure", "models", *of) for of in AZURE["globex"]),
         ),
     )  # fmt: skip
 
@@ -190,11 +193,16 @@ def attribution_rules(org: Organisation) -> list[dict[str, Any]]:
     for project in org.projects:
         if not project.attributed:
             continue
-        for provider, match_field in (("openai", "project"), ("anthropic", "workspace"), ("aws", "project")):
+        for provider, match_field in (
+            ("openai", "project"),
+            ("anthropic", "workspace"),
+            ("aws", "project"),
+            ("azure", "project"),
+        ):
             rules.append(
                 {
                     "match_field": match_field,
-                    "match_value": org.project_id(provider, project.slug) + ("-*" if provider == "aws" else ""),
+                    "match_value": org.project_pattern(provider, project.slug),
                     "provider": provider,
                     "priority": 100,
                     "team": project.team,

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tokentra_dagster.simulator.aws_streams import aws_dimensions
+from tokentra_dagster.simulator.azure_streams import azure_dimensions, azure_pattern
 
 ORIGIN = datetime(2024, 1, 1, tzinfo=UTC)
 """A Monday. Nothing was used before; growth counts from here."""
@@ -104,6 +105,12 @@ class Organisation:
         prefix = {"openai": "proj", "anthropic": "wrkspc", "aws": "aip"}[provider]
         return f"{prefix}_{self.name}_{slug}"
 
+    def project_pattern(self, provider: str, slug: str) -> str:
+        """What an attribution rule matches the project's usage by."""
+        if provider == "azure":
+            return azure_pattern(slug)
+        return self.project_id(provider, slug) + ("-*" if provider == "aws" else "")
+
     @property
     def anthropic_id(self) -> str:
         return f"org_{self.name}"
@@ -175,6 +182,8 @@ def _streams(org: Organisation, provider: str) -> Iterator[Stream]:
                 dimensions |= aws_dimensions(
                     org, project, person, str(workload.model), dimensions["region"], dimensions.pop("profiled", False)
                 )
+            elif provider == "azure":
+                dimensions |= azure_dimensions(org, project, str(workload.model), dimensions)
             else:
                 dimensions |= _anthropic_dimensions(org, project, person, keyless=dimensions.pop("keyless", False))
             yield Stream(

@@ -1,6 +1,6 @@
 """The simulated providers over HTTP, and the endpoints by which a contributor changes what they do.
 
-Addresses: OpenAI at `/openai/v1`, Anthropic at `/anthropic`, AWS at `/aws` (see `aws_api`). Keys: `sk-admin-acme` and `sk-admin-globex`,
+Addresses: OpenAI at `/openai/v1`, Anthropic at `/anthropic`, AWS at `/aws` (see `aws_api`), Azure at `/azure` (see `azure_api`). Keys: `sk-admin-acme` and `sk-admin-globex`,
 `sk-ant-admin01-acme` and `sk-ant-admin01-globex`, access key ids `AKIASIMacme` and `AKIASIMglobex`; any other key is refused. With `tokentra simulate` running:
 
     curl -H 'Authorization: Bearer sk-admin-acme' \\
@@ -44,13 +44,16 @@ from starlette.types import Receive, Scope, Send
 from tokentra_dagster.errors import TokenTraError, UsageError
 from tokentra_dagster.simulator.answers import answer, fault_answer
 from tokentra_dagster.simulator.aws_api import AwsApi
+from tokentra_dagster.simulator.azure_api import AzureApi
 from tokentra_dagster.simulator.companies import NAMES
 from tokentra_dagster.simulator.faults import damage
 from tokentra_dagster.simulator.simulation import KEY_PREFIX, Simulation
+from tokentra_dagster.simulator.wire import drop
 
 OPENAI_PATH = "/openai/v1"
 ANTHROPIC_PATH = "/anthropic"
 AWS_PATH = "/aws"
+AZURE_PATH = "/azure"
 _STARTING_SECONDS = 10.0
 _STOPPING_SECONDS = 10.0
 
@@ -78,6 +81,10 @@ class RunningSimulator:
     @property
     def aws_url(self) -> str:
         return self.url + AWS_PATH
+
+    @property
+    def azure_url(self) -> str:
+        return self.url + AZURE_PATH
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -138,6 +145,7 @@ def application(simulation: Simulation) -> Starlette:
             Mount(ANTHROPIC_PATH, app=_Provider(simulation, "anthropic", ANTHROPIC_PATH)),
             Route(AWS_PATH, AwsApi(simulation, AWS_PATH)),  # without a slash a mount would redirect, which boto3 does not follow
             Mount(AWS_PATH, app=AwsApi(simulation, AWS_PATH)),
+            Mount(AZURE_PATH, app=AzureApi(simulation, AZURE_PATH)),
         ]
     )
 
@@ -166,16 +174,9 @@ class _Provider:
             found = answer(self._simulation, self._name, path, pairs, headers)
         body = damage(fault.kind, found.body, token) if fault and found.status == 200 else found.body
         if fault and fault.kind == "dropped":
-            await _drop(found.status, body, send)
+            await drop(found.status, body, send)
             return
         await Response(body, found.status, dict(found.headers), media_type="application/json")(scope, receive, send)
-
-
-async def _drop(status: int, body: bytes, send: Send) -> None:
-    """Announce the whole body, send half, and leave: uvicorn closes the connection."""
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
 
 
 def _state(simulation: Simulation) -> dict[str, Any]:

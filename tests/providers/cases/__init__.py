@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.providers.cases.aws import AwsCase, AwsInvocationLogsCase
+from tests.providers.cases.azure import AzureCase
 from tests.providers.cases.coding_tools import ClaudeCodeCase, CodexCase
 from tests.providers.cases.langfuse import LangfuseCase
 from tests.providers.cases.litellm import LiteLLMCase
@@ -14,6 +15,7 @@ CASES: tuple[type[Case], ...] = (
     AnthropicCase,
     AwsCase,
     AwsInvocationLogsCase,
+    AzureCase,
     ClaudeCodeCase,
     CodexCase,
     LiteLLMCase,
