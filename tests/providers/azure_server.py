@@ -108,7 +108,7 @@ class AzureServer:
             "timeseries": [
                 {
                     "metadatavalues": [{"name": {"value": n}, "value": v} for n, v in zip(names, key, strict=True)],
-                    "data": [{"timeStamp": at} | {one: value for one in statistics} for at, value in data.items()],
+                    "data": [{"timeStamp": at} | dict.fromkeys(statistics, value) for at, value in data.items()],
                 }
                 for key, data in list(series.items())[:top]
             ],

@@ -59,9 +59,13 @@ def test_every_command_of_the_page_runs(tokentra, database, monkeypatch):
                 sync_connection(database, connection, aligned(start, end, "1h"))
                 continue
             said[tuple(arguments[:2])] = tokentra(*arguments)
-            assert said[tuple(arguments[:2])].startswith(("Added acme", "Changed acme/", "acme/azure: azure: login accepted; 1 accounts"))
+            assert said[tuple(arguments[:2])].startswith(
+                ("Added acme", "Changed acme/", "acme/azure: azure: login accepted; 1 accounts")
+            )
     assert len(COMMANDS) == 6 and len(said) == 3
-    found = rows(database, "SELECT model, model_family, input_tokens, request_count, cost_basis, estimated_cost FROM raw.usage_records")
+    found = rows(
+        database, "SELECT model, model_family, input_tokens, request_count, cost_basis, estimated_cost FROM raw.usage_records"
+    )
     assert [(*row.values(),)[:5] for row in found] == [("gpt-4o-2024-08-06", "gpt-4o", 1_000_000, 9, "estimate")]
     assert found[0]["estimated_cost"] == 2.5
     assert one(database, "SELECT count(*) FROM raw.sync_history WHERE status = 'completed'") == 1

@@ -100,7 +100,12 @@ def test_series_that_exceed_their_total_are_an_error_unless_they_may_still_grow(
 
 def test_tokens_of_anthropic_models_have_their_caches_beside_or_in_the_input(azure):
     claude = {"ModelDeploymentName": "writer", "ModelName": "claude-sonnet-4-5", "ModelVersion": "1"}
-    for metric, value in (("InputTokens", 900), ("cacheReadInputTokens", 400), ("ephemeral5mInputTokens", 70), ("ephemeral1hInputTokens", 30)):
+    for metric, value in (
+        ("InputTokens", 900),
+        ("cacheReadInputTokens", 400),
+        ("ephemeral5mInputTokens", 70),
+        ("ephemeral1hInputTokens", 30),
+    ):
         azure.put(metric, DAY, value, **claude)
     for option, sent in (("uncached", 1400), ("total", 900)):
         (record,), _, _ = read(azure, anthropic_input=option)
@@ -149,7 +154,8 @@ def test_days_are_summed_from_hours_and_begin_at_midnight_utc(azure):
 
 def test_accounts_go_fifty_at_a_time_and_others_than_models_are_left_out(azure):
     azure.accounts = [
-        {"id": f"{ACCOUNT}{n}", "name": f"acme-ai{n}", "location": "eastus" if n < 55 else "westus", "kind": "AIServices"} for n in range(60)
+        {"id": f"{ACCOUNT}{n}", "name": f"acme-ai{n}", "location": "eastus" if n < 55 else "westus", "kind": "AIServices"}
+        for n in range(60)
     ] + [{"id": f"{ACCOUNT}-tts", "name": "acme-tts", "location": "eastus", "kind": "SpeechServices"}]
     sizes: list[int] = []
     azure.change = lambda path, answer: sizes.append(len(answer["values"])) if "values" in answer else None

@@ -96,7 +96,7 @@ def questions(family: Family, details: Sequence[str]) -> tuple[list[Question], Q
         "audio": (family.audio_input, family.audio_output),
     }
     by_model = [family.input, family.output]
-    by_name = []
+    by_name: list[str] = []
     for kind, metrics in further.items():
         if kind in details:
             (by_name if kind == "audio" and family.model != _MODEL else by_model).extend(filter(None, metrics))

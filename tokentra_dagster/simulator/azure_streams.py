@@ -14,7 +14,12 @@ _CHAT = {"input": 1_400_000, "output": 380_000, "client_errors": 60, "latency_ms
 _BULK = {"input": 5_200_000, "output": 900_000, "server_errors": 30, "latency_ms": 4_200_000}
 _EMBED = {"input": 430_000, "client_errors": 20, "latency_ms": 90_000}
 _CLAUDE = {
-    "uncached": 700_000, "cache_read": 2_100_000, "cache_5m": 190_000, "cache_1h": 22_000, "output": 410_000, "client_errors": 20,
+    "uncached": 700_000,
+    "cache_read": 2_100_000,
+    "cache_5m": 190_000,
+    "cache_1h": 22_000,
+    "output": 410_000,
+    "client_errors": 20,
     "latency_ms": 2_600_000,
 }
 _EAST: Mapping[str, Any] = {"region": "eastus2", "type": "GlobalStandard"}
