@@ -33,15 +33,23 @@ class Generated:
     written: int = 0
     is_inclusive: bool = True
     user: str | None = None
+    reasoning: int = 0
+    """Of `received`; told apart where `is_inclusive` is not, as Langfuse takes OpenAI's usage apart."""
+    type: str = "GENERATION"
 
     def as_json(self) -> dict[str, Any]:
-        inside = self.read + self.written
-        details = {
-            "input": self.sent if self.is_inclusive else self.sent - inside, "output": self.received, "total": self.sent + self.received,
-        } | ({"input_cached_tokens": self.read, "cache_creation_input_tokens": self.written} if inside else {})  # fmt: skip
+        parts = {
+            name: count
+            for name, count in (
+                ("input_cached_tokens", self.read), ("cache_creation_input_tokens", self.written), ("output_reasoning_tokens", self.reasoning),
+            )
+            if count
+        }  # fmt: skip
+        taken = (0, 0) if self.is_inclusive else (self.read + self.written, self.reasoning)
+        details = {"input": self.sent - taken[0], "output": self.received - taken[1], "total": self.sent + self.received} | parts
         return {
             "id": self.id, "traceId": "t", "startTime": self.at.isoformat().replace("+00:00", "Z"), "endTime": None, "projectId": "p1",
-            "type": "GENERATION", "level": "DEFAULT", "userId": self.user, "environment": "production", "model": self.model,
+            "type": self.type, "level": "DEFAULT", "userId": self.user, "environment": "production", "model": self.model,
             "usageDetails": details, "latency": 1.25,
         }  # fmt: skip
 
@@ -57,7 +65,7 @@ def generations(seed: int, start: datetime, end: datetime, count: int) -> list[G
             Generated(
                 f"g{n}", at.replace(minute=0, second=0) if n % 10 == 0 else at, generator.choice(["gpt-4o", "claude-sonnet-4-6"]), sent,
                 generator.randrange(1, 4000), sent // 3 if cached else 0, sent // 7 if cached else 0, generator.random() < 0.5,
-                generator.choice([None, "ann"]),
+                generator.choice([None, "ann"]), generator.choice([0, 1]), generator.choice(["GENERATION", "GENERATION", "EMBEDDING"]),
             )
         )  # fmt: skip
     return found
@@ -123,6 +131,7 @@ class Langfuse:
             for name in ("fromStartTime", "toStartTime")
         )
         rows = [one for one in self.made if (start is None or one.at >= start) and (end is None or one.at < end)]
+        rows = [one for one in rows if one.type == asked.get("type", one.type)]
         rows.sort(key=lambda one: (one.at, one.id), reverse=True)
         first, limit = int(asked.get("cursor", 0)), min(int(asked.get("limit", 50)), LARGEST_PAGE)
         data = [one.as_json() | self.raw.get(one.id, {}) for one in rows[first : first + limit]]

@@ -33,20 +33,30 @@ def read(peer: Langfuse, provider: str = "openai", **options: str):
 
 
 @pytest.mark.parametrize(
-    ("details", "sent", "read_", "written"),
+    ("details", "sent", "received", "read_", "written"),
     [
-        ({"input": 100, "output": 10, "total": 110}, 100, None, None),
-        ({"input": 100, "output": 10, "total": 110, "input_cached_tokens": 40}, 100, 40, None),
-        ({"input": 60, "output": 10, "total": 110, "input_cached_tokens": 40}, 100, 40, None),
-        ({"input": 5, "output": 10, "total": 65, "cache_read_input_tokens": 30, "cache_creation_input_tokens": 20}, 55, 30, 20),
-        ({"input": 60, "output": 10, "total": 117, "input_cached_tokens": 40, "output_reasoning_tokens": 7}, 100, 40, None),
+        ({"input": 100, "output": 10, "total": 110}, 100, 10, None, None),
+        ({"input": 100, "output": 10, "total": 110, "input_cached_tokens": 40}, 100, 10, 40, None),
+        ({"input": 60, "output": 10, "total": 110, "input_cached_tokens": 40}, 100, 10, 40, None),
+        ({"input": 5, "output": 10, "total": 65, "cache_read_input_tokens": 30, "cache_creation_input_tokens": 20}, 55, 10, 30, 20),
+        # As Langfuse takes OpenAI's usage apart: what was reasoned and heard is in neither input nor output.
+        (
+            {"input": 50, "input_cached_tokens": 40, "input_audio_tokens": 10, "output": 10, "output_reasoning_tokens": 7, "total": 117},
+            100, 17, 40, None,
+        ),
+        # As Claude Code's writer says it.
+        ({"input": 5, "output": 1, "input_cache_creation_5m": 2, "input_cache_creation_1h": 3, "input_cache_read": 9, "total": 20}, 19, 1, 9, 5),
+        ({"input": 12, "total": 12}, 12, 0, None, None),
     ],
-)
-def test_whether_input_holds_the_cache_is_told_by_the_total(peer, details, sent, read_, written):
+)  # fmt: skip
+def test_whether_input_holds_the_cache_and_output_the_reasoning_is_told_by_the_total(
+    peer, details, sent, received, read_, written
+):
     peer.raw["g1"] = {"usageDetails": details}
     ((record,), rejected) = read(peer)
     assert rejected == []
-    assert (record.input_tokens, record.cached_input_tokens, record.cache_creation_tokens) == (sent, read_, written)
+    assert (record.input_tokens, record.output_tokens) == (sent, received)
+    assert (record.cached_input_tokens, record.cache_creation_tokens) == (read_, written)
 
 
 def test_where_the_total_does_not_tell_the_item_is_rejected_until_a_person_says(peer):
@@ -57,11 +67,20 @@ def test_where_the_total_does_not_tell_the_item_is_rejected_until_a_person_says(
         assert read(peer, input_includes_cache=said)[0][0].input_tokens == sent
 
 
-def test_a_generation_without_usage_is_a_request_whose_tokens_are_unknown(peer):
-    peer.raw["g1"] = {"usageDetails": {}, "level": "ERROR"}
+@pytest.mark.parametrize("details", [{}, None, {"total": 500}, {"web_searches": 2, "total": 2}])
+def test_a_generation_that_tells_no_parts_is_a_request_whose_tokens_are_unknown(peer, details):
+    peer.raw["g1"] = {"usageDetails": details, "level": "ERROR"}
     ((record,), _) = read(peer)
     assert (record.request_count, record.error_count) == (1, 1)
     assert record.metadata["tokens_unknown"] == ["input_tokens", "output_tokens"]
+
+
+def test_embeddings_are_requests_too_and_agents_that_repeat_their_sum_are_not(peer):
+    peer.made += [
+        Generated(f"g-{kind}", NOON, "text-embedding-3-small", 7, 0, type=kind) for kind in ("EMBEDDING", "AGENT", "SPAN")
+    ]
+    found = {record.request_type: record.input_tokens for record in read(peer)[0]}
+    assert found == {"chat": 100, "embedding": 7}
 
 
 def test_models_of_other_providers_are_left_out_and_named(peer):
