@@ -71,6 +71,7 @@ def export(
     name="actual",
     type="ActualCost",
     parts=1,
+    days=(1, 24),
 ):
     place = folder / name / f"{month.replace('-', '')}01-{month.replace('-', '')}30" / run
     place.mkdir(parents=True)
@@ -93,8 +94,8 @@ def export(
         "runInfo": {
             "submittedTime": submitted,
             "runId": run,
-            "startDate": f"{month}-01T00:00:00",
-            "endDate": f"{month}-24T00:00:00Z",
+            "startDate": f"{month}-{days[0]:02}T00:00:00",
+            "endDate": f"{month}-{days[1]:02}T00:00:00Z",
         },
         "blobs": blobs,
     }
@@ -139,6 +140,19 @@ def test_the_newest_run_of_a_month_counts_and_no_other(tmp_path):
     assert [c.amount for c in found] == [Decimal(2)]
     october = Window(datetime(2026, 10, 31, tzinfo=UTC), datetime(2026, 11, 21, tzinfo=UTC), "1d")
     assert sum(c.amount for c in costs(tmp_path, window=october)[0]) == 6
+
+
+@pytest.mark.parametrize("days", [(20, 21), (1, 20)])
+def test_a_later_run_of_selected_dates_does_not_replace_the_month(tmp_path, days):
+    export(tmp_path, [line(day=f"11/{day}/2026", cost="1") for day in range(10, 25)], run="a")
+    export(tmp_path, [line(cost="1")], run="b", submitted="2026-12-03T05:00:00Z", days=days)
+    assert sum(c.amount for c in costs(tmp_path)[0]) == 15
+
+
+def test_a_month_of_which_there_is_only_a_part_is_refused(tmp_path):
+    export(tmp_path, [line()], days=(20, 21))
+    with pytest.raises(PermanentError, match="only runs that begin on a later day"):
+        costs(tmp_path)
 
 
 def test_columns_of_the_older_agreement_are_found_by_their_other_names(tmp_path):

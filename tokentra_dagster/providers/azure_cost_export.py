@@ -1,7 +1,8 @@
 """What Azure billed for models, from Cost Management exports that lie in folders: CSV, gzipped CSV or Parquet with a manifest.
 
 A run of an export writes its files and a `manifest.json` beside them, and a daily export of the month to date does so every day: of each
-month the newest run is read, as its manifest says. Azure's blob container is copied to the folder (azcopy sync) or mounted.
+month the run that reaches furthest is read, the newest of these, as its manifest says: runs of selected dates lie there, too, and hold a part
+only. Azure's blob container is copied to the folder (azcopy sync) or mounted.
 https://learn.microsoft.com/azure/cost-management-billing/costs/tutorial-improved-exports.
 """
 
@@ -32,6 +33,7 @@ class Run:
     export: str
     type: str
     start: datetime
+    end: datetime
     submitted: datetime
     files: tuple[Path, ...]
     sizes: tuple[int | None, ...]
@@ -60,7 +62,13 @@ class CostExports:
             runs = self._runs(folder)
             month = first.replace(day=1)
             while month < last:
-                run = max((one for one in runs if one.start == month), key=lambda one: one.submitted, default=None)
+                of_month = [one for one in runs if one.start.replace(day=1) == month]
+                run = max((one for one in of_month if one.start == month), key=lambda one: (one.end, one.submitted), default=None)
+                if run is None and of_month:
+                    raise PermanentError(
+                        f"azure: {folder} holds of {month:%Y-%m} only runs that begin on a later day ({min(one.start for one in of_month):%Y-%m-%d}); "
+                        "export the month from its first day on (month to date, or the month). Nothing was changed."
+                    )
                 if run is None:
                     self.remarks.append(f"{folder} holds no export of {month:%Y-%m}: nothing is known of what was billed then.")
                 else:
@@ -122,7 +130,8 @@ def _run(path: Path) -> Run:
         return Run(
             export=str(about["exportName"]),
             type=str(about["type"]),
-            start=_moment(info["startDate"]).replace(day=1, hour=0, minute=0, second=0, microsecond=0),
+            start=day_floor(_moment(info["startDate"])),
+            end=day_floor(_moment(info["endDate"])),
             submitted=_moment(info["submittedTime"]),
             files=tuple(file for file, _ in blobs),
             sizes=tuple(int(size) if plain and size is not None else None for _, size in blobs),
