@@ -23,7 +23,7 @@ def connection(
 ) -> ConnectionRow:
     with database.connect() as db:
         add_organization(db, org)
-        add_connection(db, org=org, name=name, provider=provider, **settings)
+        add_connection(db, org=org, name=name, provider=provider, **{"source": "provider_api"} | settings)
         return find_connection(db, f"{org}/{name}")
 
 

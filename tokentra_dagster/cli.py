@@ -13,7 +13,7 @@ from tokentra_dagster.commands.alerts import alerts
 from tokentra_dagster.commands.analyze import analyze, report
 from tokentra_dagster.commands.collecting import collect, keys
 from tokentra_dagster.commands.exporting import export
-from tokentra_dagster.commands.look import doctor, summary
+from tokentra_dagster.commands.look import allocation, doctor, summary
 from tokentra_dagster.commands.platform import database, demo, simulate, up
 from tokentra_dagster.commands.quota import quota
 from tokentra_dagster.commands.retention import retention
@@ -42,6 +42,7 @@ for command in (
     import_,
     build,
     summary,
+    allocation,
     top,
     analyze,
     report,

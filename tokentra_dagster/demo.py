@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 
 import click
 
-from tokentra_dagster.commands.look import echo_summary
+from tokentra_dagster.allocation import allocated
+from tokentra_dagster.commands.look import echo_allocation, echo_summary
 from tokentra_dagster.commands.work import run_sync
 from tokentra_dagster.errors import TokenTraError
 from tokentra_dagster.ingest.assets import partition_range_tags
 from tokentra_dagster.ingest.windows import DAY, floor
+from tokentra_dagster.providers import integration_of
 from tokentra_dagster.runs import must_succeed, run_job
 from tokentra_dagster.runtime import prepare
 from tokentra_dagster.settings import Settings
@@ -23,8 +27,43 @@ from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import add_connection, add_organization, add_rule, disable_connection, organization_id
 
 ORGANIZATIONS = ("acme", "globex")
-SECRETS = {"openai": "sk-admin-{org}", "anthropic": "sk-ant-admin01-{org}", "aws": "AKIASIM{org}:simulated"}
-OPTIONS = {"aws": {"regions": "us-east-1,eu-central-1", "cost_export": "s3://{org}-bedrock/export/bedrock"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstrated:
+    """One connection of every organisation: `path` is where the simulator answers, `{org}` the organisation's name.
+
+    `package` is what an extra installs; without it the connection is left out, and the demo says so.
+    """
+
+    name: str
+    provider: str
+    integration: str
+    path: str
+    secret: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    package: str | None = None
+
+    @property
+    def is_installed(self) -> bool:
+        try:
+            return self.package is None or find_spec(self.package) is not None
+        except ModuleNotFoundError:  # the package that it would be in is missing, too
+            return False
+
+
+CONNECTIONS = (
+    Demonstrated("openai", "openai", "openai", "/openai/v1", "sk-admin-{org}"),
+    Demonstrated("anthropic", "anthropic", "anthropic", "/anthropic", "sk-ant-admin01-{org}"),
+    Demonstrated(
+        "aws", "aws", "aws", "/aws", "AKIASIM{org}:simulated",
+        {"regions": "us-east-1,eu-central-1", "cost_export": "s3://{org}-bedrock/export/bedrock"},
+    ),
+    Demonstrated(
+        "azure", "azure", "azure", "/azure", "azure-token-{org}", {"subscriptions": "{subscription}"}, "azure.monitor.querymetrics"
+    ),
+    Demonstrated("gateway", "openai", "langfuse", "/langfuse", "pk-lf-{org}:sk-lf-{org}", {"models": "gpt-*,orion-*"}),
+)  # fmt: skip
 
 
 def run_demo(settings: Settings, days: int) -> None:
@@ -33,21 +72,26 @@ def run_demo(settings: Settings, days: int) -> None:
 
     with _step("Database"):
         database = prepare(settings)
+    shown = [one for one in CONNECTIONS if one.is_installed]
+    for one in CONNECTIONS:
+        if one not in shown:
+            click.echo(f"Without {one.name}: its packages are not installed; pip install 'tokentra-usage[{one.name}]' adds them.")
     today = floor(datetime.now(UTC), "1d")
     start, end = today - days * DAY, today
     # The simulator's clock stands still at the start of today, so that a second demo on the same day sees the same answers.
     with RunningSimulator(now=end) as simulator:
         with _step("Organisations, connections and attribution rules"):
-            _set_up(database, simulator)
+            _set_up(database, simulator, shown)
         for org in ORGANIZATIONS:
-            for provider in SECRETS:
-                with _step(f"Syncing {org}/{provider}, {days} days"):
-                    outcome = must_succeed(run_sync(provider, [f"{org}/{provider}"], start, end), f"The sync of {org}/{provider}")
+            for one in shown:
+                label = f"{org}/{one.name}"
+                with _step(f"Syncing {label}, {days} days"):
+                    outcome = must_succeed(run_sync(one.integration, [label], start, end), f"The sync of {label}")
                     if outcome.failed_checks:
-                        raise TokenTraError(f"{org}/{provider} was not synced: {_failures(database, outcome.run_id)}")
+                        raise TokenTraError(f"{label} was not synced: {_failures(database, outcome.run_id)}")
         with _step("dbt build and checks"):
             outcome = must_succeed(run_job("build_job"), "The build")
-    _rest(database)
+    _rest(database, shown)
     if outcome.failed_checks:
         raise TokenTraError(f"Checks failed: {'; '.join(outcome.failed_checks)}")
     with _step("Analytics of the windows that end today"):
@@ -55,29 +99,30 @@ def run_demo(settings: Settings, days: int) -> None:
     _show(database, start, end)
 
 
-def _set_up(database: Database, simulator) -> None:  # type: ignore[no-untyped-def]
-    urls = {"openai": simulator.openai_url, "anthropic": simulator.anthropic_url, "aws": simulator.aws_url}
+def _set_up(database: Database, simulator, shown: list[Demonstrated]) -> None:  # type: ignore[no-untyped-def]
+    from tokentra_dagster.simulator.azure_streams import SUBSCRIPTIONS
+
     with database.connect() as db:
         for name in ORGANIZATIONS:
             add_organization(db, name)
-            for provider, pattern in SECRETS.items():
-                variable = f"TOKENTRA_SECRET_DEMO_{name}_{provider}".upper()
-                os.environ[variable] = pattern.format(org=name)
-                options = {option: value.format(org=name) for option, value in OPTIONS.get(provider, {}).items()}
+            for one in shown:
+                variable = f"TOKENTRA_SECRET_DEMO_{name}_{one.name}".upper()
+                os.environ[variable] = one.secret.format(org=name)
+                options = {key: value.format(org=name, subscription=SUBSCRIPTIONS[name]) for key, value in one.options.items()}
                 add_connection(
-                    db, org=name, name=provider, provider=provider, secret_ref=f"env:{variable}", base_url=urls[provider],
-                    options=options, integration=provider,
+                    db, org=name, name=one.name, provider=one.provider, secret_ref=f"env:{variable}", base_url=simulator.url + one.path,
+                    options=options, integration=one.integration, source=integration_of(one.integration).source_of(options),
                 )  # fmt: skip
             for fill in simulator.simulation.attribution(name):
                 add_rule(db, org=name, **fill)
 
 
-def _rest(database: Database) -> None:
+def _rest(database: Database, shown: list[Demonstrated]) -> None:
     """The simulator is gone, so the hourly syncs of `tokentra up` must not ask it. What was synced stays; a second demo wakes them."""
     with database.connect() as db:
         for name in ORGANIZATIONS:
-            for provider in SECRETS:
-                disable_connection(db, f"{name}/{provider}")
+            for one in shown:
+                disable_connection(db, f"{name}/{one.name}")
 
 
 def _failures(database: Database, run_id: str) -> str:
@@ -96,6 +141,9 @@ def _show(database: Database, start: datetime, end: datetime) -> None:
                     by,
                     summarize(db, org_id, start, end, by),
                 )
+            echo_allocation(
+                f"{name}, what OpenAI counts by the gateway's teams", "team", allocated(db, org_id, start, end, "team")
+            )
         synced = db.execute(
             "SELECT count(*) AS windows, sum(records_loaded) AS records, sum(records_rejected) AS rejected, sum(costs_loaded) AS costs "
             "FROM (SELECT DISTINCT ON (provider_connection_id) * FROM raw.sync_history WHERE status = 'completed' "

@@ -5,17 +5,21 @@ Every case is an organisation of its own in one database, built once.
 
 from __future__ import annotations
 
+import json
 import random
 import re
+import shlex
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 from tests.dbt.conftest import database_named, run_dbt
 from tests.warehouse_data import DAY, HOUR, connection, load, one, record, rows
+from tokentra_dagster.cli import cli
 from tokentra_dagster.ingest.authority import set_authority
 from tokentra_dagster.records import UsageRecord
 from tokentra_dagster.warehouse.database import Database
@@ -231,3 +235,18 @@ def test_the_query_of_the_page_runs(cases):
     (query,) = re.findall(r"```sql\n(SELECT[^`]*daily_usage_allocation[^`]*)```", PAGE.read_text(encoding="utf-8"))
     found = rows(cases, query)
     assert {"A", "B", "Own", "(unattributed)"} <= {row["team"] for row in found}
+
+
+def test_the_command_shows_the_totals_under_the_names_of_the_other_source(cases: Database, monkeypatch, tmp_path: Path):
+    (words,) = re.findall(r"```sh\n(tokentra allocation [^\n]*)\n```", PAGE.read_text(encoding="utf-8"))
+    monkeypatch.setenv("TOKENTRA_DATABASE_URL", cases.url)
+    monkeypatch.setenv("TOKENTRA_HOME", str(tmp_path))
+    asked = words.replace("acme", "'seen in part'")
+    shown = CliRunner().invoke(cli, [*shlex.split(asked)[1:], "--json"], catch_exceptions=False)
+    items = json.loads(shown.output)["items"]
+    assert {(item["value"], item["basis"], item["totalTokens"], item["totalRequests"]) for item in items} == {
+        ("A", "allocated", 60, 6), ("B", "allocated", 20, 3), (None, "unattributed", 20, 0),
+    }  # fmt: skip
+    assert "unattributed" in CliRunner().invoke(cli, shlex.split(asked)[1:]).output
+    refused = CliRunner().invoke(cli, [*shlex.split(asked)[1:], "--by", "colour"])
+    assert "must be one of team" in str(refused.exception or refused.output)

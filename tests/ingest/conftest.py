@@ -72,7 +72,7 @@ def connect(
             add_organization(db, org)
             add_connection(
                 db, org=org, name=provider, provider=provider, secret_ref=f"env:{secret}", base_url=urls[provider],
-                options=quick | options,
+                options=quick | options, source="provider_api",
             )  # fmt: skip
             return Synced(database, find_connection(db, f"{org}/{provider}"), simulation)
 

@@ -135,6 +135,7 @@ def test_the_notes_of_a_run_tell_how_far_the_providers_figures_reach(database, p
             org="acme",
             name="a",
             provider="anthropic",
+            source="provider_api",
             secret_ref="env:ANTHROPIC_ADMIN_KEY",
             base_url=provider.url,
             options={},
@@ -174,7 +175,7 @@ print(json.dumps(found), {'openai', 'anthropic'} & set(sys.modules))
     with database.connect() as db:
         add_organization(db, "acme")
         for name in OF_THE_PAGE:
-            add_connection(db, org="acme", name=name, provider=name, secret_ref="env:KEY")
+            add_connection(db, org="acme", name=name, provider=name, source="provider_api", secret_ref="env:KEY")
     env = {**os.environ, "TOKENTRA_DATABASE_URL": database.url, "TOKENTRA_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -58,6 +58,47 @@ def echo_summary(title: str, by: str | None, rows) -> None:  # type: ignore[no-u
     )  # fmt: skip
 
 
+@click.command()
+@click.option("--org", "org_name", required=True)
+@click.option("--from", "start", required=True, help="First UTC day, e.g. 2026-06-01.")
+@click.option("--to", "end", required=True, help="The day after the last one.")
+@click.option(
+    "--by",
+    metavar="DIMENSION",
+    default="team",
+    show_default=True,
+    help="team, project, costCenter, feature, environment or user.",
+)
+@click.option("--json", "as_json", is_flag=True)
+def allocation(org_name: str, start: str, end: str, by: str, as_json: bool) -> None:
+    """Whose usage it was where a gateway and its provider both saw it: the provider's totals under the gateway's names."""
+    from tokentra_dagster.allocation import allocated
+    from tokentra_dagster.warehouse.directory import organization_id
+
+    first, last = parse_moment(start, "--from"), parse_moment(end, "--to")
+    with open_database().connect() as db:
+        rows = allocated(db, organization_id(db, org_name), first, last, by)
+    if as_json:
+        items = [row.as_json() for row in rows]
+        echo_json({"organization": org_name, "startDate": start, "endDate": end, "dimension": by, "items": items})
+    elif rows:
+        echo_allocation(
+            f"{org_name}, {first:%Y-%m-%d} to {last:%Y-%m-%d} (UTC, end excluded), where two sources saw it", by, rows
+        )
+    else:
+        click.echo("No day of this period has two sources of one provider's usage; `tokentra summary` shows what was used.")
+
+
+def echo_allocation(title: str, by: str, rows) -> None:  # type: ignore[no-untyped-def]
+    """The rows as a table; unknown figures are a dash, never 0."""
+    columns = [("provider", False), (by, False), ("basis", False), ("requests", True), ("tokens", True), ("cost USD", True)]
+    echo_table(
+        title, columns,
+        ([row.provider, row.value or "(unattributed)", row.basis, _count(row.requests), _count(row.total_tokens),
+          "-" if row.estimated_cost is None else f"{row.estimated_cost:,.2f}"] for row in rows),
+    )  # fmt: skip
+
+
 def _count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
 

@@ -78,6 +78,11 @@ _OPUS = (
 )
 UNKNOWN_MODEL = "orion-preview-1"
 """In no price list."""
+GATEWAY_PEOPLE = {
+    "acme": (("sandbox", "dev", "Data"), ("studio", "bruno", "Marketing")),
+    "globex": (("default", "finn", "Underwriting"),),
+}
+"""Organisation -> who asks OpenAI through the gateway: project, person, team."""
 
 
 def _line(
@@ -139,6 +144,7 @@ def _acme() -> Organisation:
             Workload("aws", "bedrock", "studio", "global.anthropic.claude-haiku-4-5-20251001-v1:0", 6_000, _BEDROCK, "2025-11-03", None, "office", {"region": "us-east-1"}),
             Workload("aws", "bedrock", "insights", "amazon.nova-lite-v1:0", 14_000, _NOVA, "2025-06-02", None, "night", {"region": "eu-central-1"}),
             *(Workload("azure", "models", *of) for of in AZURE["acme"]),
+            *_line(_SMALL[1:], "completions", "sandbox", 6_000, _CHAT, _STANDARD),
         ),
     )  # fmt: skip
 
@@ -174,6 +180,7 @@ def _globex() -> Organisation:
             Workload("aws", "bedrock", "claims", "eu.anthropic.claude-haiku-4-5-20251001-v1:0", 11_000, _BEDROCK, "2025-11-03", None, "always", {"region": "eu-central-1", "profiled": True}),
             Workload("aws", "bedrock", "default", "amazon.nova-pro-v1:0", 2_000, _NOVA, "2025-06-02", None, "office", {"region": "us-east-1"}),
             *(Workload("azure", "models", *of) for of in AZURE["globex"]),
+            *_line(_SMALL[1:], "completions", "default", 4_000, _CHAT, _STANDARD),
         ),
     )  # fmt: skip
 
@@ -184,10 +191,15 @@ def organisation(name: str, scale: int = 1) -> Organisation:
     return replace({"acme": _acme, "globex": _globex}[name](), scale=scale)
 
 
+def gateway_user(org: Organisation, person: str) -> str:
+    """What the application behind the gateway calls a person; OpenAI does not know it."""
+    return f"app-{org.name}-{person}"
+
+
 def attribution_rules(org: Organisation) -> list[dict[str, Any]]:
     """Keyword arguments of `warehouse.directory.add_rule`: whose each project, workspace and key is.
 
-    The last project has no rule, so that some usage stays unattributed; keys of people name a feature first.
+    The last project has no rule, so that some usage stays unattributed or is named by the gateway only, whose users have teams.
     """
     rules: list[dict[str, Any]] = []
     for project in org.projects:
@@ -212,6 +224,9 @@ def attribution_rules(org: Organisation) -> list[dict[str, Any]]:
                 }
                 | ({"feature": project.feature} if project.feature else {})
             )
+    for _, person, team in GATEWAY_PEOPLE[org.name]:
+        user = gateway_user(org, person)
+        rules.append({"match_field": "user", "match_value": user, "provider": "openai", "priority": 100, "team": team})
     rules.append(
         {
             "match_field": "model",

@@ -1,6 +1,7 @@
 """The simulated providers over HTTP, and the endpoints by which a contributor changes what they do.
 
-Addresses: OpenAI at `/openai/v1`, Anthropic at `/anthropic`, AWS at `/aws` (see `aws_api`), Azure at `/azure` (see `azure_api`). Keys: `sk-admin-acme` and `sk-admin-globex`,
+Addresses: OpenAI at `/openai/v1`, Anthropic at `/anthropic`, AWS at `/aws` (see `aws_api`), Azure at `/azure` (see `azure_api`),
+the gateway as Langfuse tells it at `/langfuse` (see `langfuse_api`). Keys: `sk-admin-acme` and `sk-admin-globex`,
 `sk-ant-admin01-acme` and `sk-ant-admin01-globex`, access key ids `AKIASIMacme` and `AKIASIMglobex`; any other key is refused. With `tokentra simulate` running:
 
     curl -H 'Authorization: Bearer sk-admin-acme' \\
@@ -47,6 +48,7 @@ from tokentra_dagster.simulator.aws_api import AwsApi
 from tokentra_dagster.simulator.azure_api import AzureApi
 from tokentra_dagster.simulator.companies import NAMES
 from tokentra_dagster.simulator.faults import damage
+from tokentra_dagster.simulator.langfuse_api import LangfuseApi
 from tokentra_dagster.simulator.simulation import KEY_PREFIX, Simulation
 from tokentra_dagster.simulator.wire import drop
 
@@ -54,6 +56,7 @@ OPENAI_PATH = "/openai/v1"
 ANTHROPIC_PATH = "/anthropic"
 AWS_PATH = "/aws"
 AZURE_PATH = "/azure"
+LANGFUSE_PATH = "/langfuse"
 _STARTING_SECONDS = 10.0
 _STOPPING_SECONDS = 10.0
 
@@ -85,6 +88,10 @@ class RunningSimulator:
     @property
     def azure_url(self) -> str:
         return self.url + AZURE_PATH
+
+    @property
+    def langfuse_url(self) -> str:
+        return self.url + LANGFUSE_PATH
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -146,6 +153,7 @@ def application(simulation: Simulation) -> Starlette:
             Route(AWS_PATH, AwsApi(simulation, AWS_PATH)),  # without a slash a mount would redirect, which boto3 does not follow
             Mount(AWS_PATH, app=AwsApi(simulation, AWS_PATH)),
             Mount(AZURE_PATH, app=AzureApi(simulation, AZURE_PATH)),
+            Mount(LANGFUSE_PATH, app=LangfuseApi(simulation, LANGFUSE_PATH)),
         ]
     )
 

@@ -63,7 +63,7 @@ def organization_id(connection: Connection, name: str) -> UUID:
 
 
 def add_connection(
-    connection: Connection, *, org: str, name: str, provider: str, source: str = "provider_api",
+    connection: Connection, *, org: str, name: str, provider: str, source: str,
     secret_ref: str | None = None, base_url: str | None = None, options: Mapping[str, str] | None = None,
     integration: str | None = None,
 ) -> tuple[UUID, bool]:  # fmt: skip

@@ -1,0 +1,102 @@
+"""What goes through a simulated organisation's own gateway: some people's requests to OpenAI, one by one.
+
+The gateway counts what OpenAI counts for the same streams, under its own names of people: an application's user, whose team is
+said by a rule. Who works around it is in OpenAI's totals only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+
+import numpy as np
+
+from tokentra_dagster.simulator.companies import GATEWAY_PEOPLE, gateway_user, organisation
+from tokentra_dagster.simulator.organisation import Organisation, Stream
+from tokentra_dagster.simulator.simulation import Simulation
+from tokentra_dagster.simulator.truth import Table, minute_of, moment_of
+
+PROVIDER, ENDPOINT = "openai", "completions"
+MODELS = ("gpt-*", "orion-*")
+"""What the gateway asks of OpenAI."""
+_UNITS = ("text", "cached_text", "output_text")
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayRequest:
+    """One request, in canonical tokens: `sent` holds what was read from the provider's cache."""
+
+    id: str
+    at: datetime
+    model: str
+    user: str
+    team: str
+    environment: str
+    sent: int
+    cached: int
+    received: int
+    milliseconds: int
+
+
+def requests(simulation: Simulation, org: Organisation, start: datetime, end: datetime) -> list[GatewayRequest]:
+    """Those of `[start, end)` as known now, in order of time; start and end are whole minutes."""
+    table = _table(org.name, org.scale)
+    teams = {(project, person): team for project, person, team in GATEWAY_PEOPLE[org.name]}
+    first = minute_of(start)
+    counts = simulation.counts(table, range(first, minute_of(end) + 1))
+    columns = [0, *(1 + table.units.index(unit) for unit in _UNITS)]
+    found: list[GatewayRequest] = []
+    for row, stream in enumerate(table.streams):
+        team = teams[stream.project, _person(org, stream)]
+        for minute in np.flatnonzero(counts[row, :, 0]):
+            found.extend(_divided(org, stream, team, first + int(minute), counts[row, minute, columns].tolist()))
+    return sorted(found, key=lambda one: (one.at, one.id))
+
+
+def used(simulation: Simulation, org: Organisation, start: datetime, end: datetime) -> dict[str, int]:
+    """Requests, and tokens sent, cached and received, by OpenAI's own count of the same streams: the gateway's truth."""
+    table = simulation.table(org, PROVIDER, ENDPOINT)
+    through = [row for row, stream in enumerate(table.streams) if _is_through(org, stream)]
+    of = simulation.counts(table, (minute_of(start), minute_of(end)))[through, 0].sum(axis=0)
+    count, text, cached, received = (int(of[n]) for n in (0, *(1 + table.units.index(unit) for unit in _UNITS)))
+    return {"requests": count, "sent": text + cached, "cached": cached, "received": received}
+
+
+@cache
+def _table(name: str, scale: int) -> Table:
+    """Only the gateway's streams: minute by minute, all of an organisation's would be large."""
+    org = organisation(name, scale)
+    through = (stream for stream in org.streams(PROVIDER) if stream.endpoint == ENDPOINT and _is_through(org, stream))
+    return Table.of(org, PROVIDER, through)
+
+
+def _is_through(org: Organisation, stream: Stream) -> bool:
+    return any((project, person) == (stream.project, _person(org, stream)) for project, person, _ in GATEWAY_PEOPLE[org.name])
+
+
+def _person(org: Organisation, stream: Stream) -> str:
+    return str(stream.dimensions["user_id"]).removeprefix(f"user-{org.name}-")
+
+
+def _divided(org: Organisation, stream: Stream, team: str, minute: int, of: list[int]) -> Iterator[GatewayRequest]:
+    """A minute's requests; together they have its tokens."""
+    count, *tokens = of
+    environment = next(project.environment for project in org.projects if project.slug == stream.project)
+    for number in range(count):
+        text, cached, received = (whole * (number + 1) // count - whole * number // count for whole in tokens)
+        identity = hashlib.blake2b(f"{stream.name} {minute} {number}".encode(), digest_size=16).hexdigest()
+        yield GatewayRequest(
+            id=identity,
+            at=moment_of(minute) + timedelta(milliseconds=60_000 * number // count),
+            model=stream.dimensions["model"],
+            user=gateway_user(org, _person(org, stream)),
+            team=team,
+            environment=environment,
+            sent=text + cached,
+            cached=cached,
+            received=received,
+            milliseconds=400 + int(identity[:4], 16) % 5000,
+        )
