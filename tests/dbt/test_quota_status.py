@@ -160,8 +160,10 @@ def test_dbt_may_replace_every_table_and_view_below_the_functions(database, buil
     made = quota(database, row.org_id)
     load(database, row, [record()])
     build(*MODELS_ONLY)
+    # Without the hours that remain: one may pass between.
+    status = "SELECT to_jsonb(s) - 'period_remaining_hours' AS status FROM check_quota_status(%s) AS s"
     with database.connect() as db:
-        before = db.execute("SELECT * FROM check_quota_status(%s)", [made]).fetchall()
+        before = db.execute(status, [made]).fetchall()
         db.commit()
         build(*MODELS_ONLY, "--full-refresh")
-        assert db.execute("SELECT * FROM check_quota_status(%s)", [made]).fetchall() == before
+        assert db.execute(status, [made]).fetchall() == before != []
