@@ -21,7 +21,7 @@ from tokentra_dagster.exports.scheduled.runs import (
     Event,
     ExportRun,
     events,
-    only_one,
+    lock_of,
     open_runs,
     plan_due,
     plan_one,
@@ -34,6 +34,7 @@ from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.settings import Settings
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import Connection
+from tokentra_dagster.warehouse.locks import only_one
 
 EXPORTS = dg.AssetKey(["app", "export_runs"])
 RUN_TAG = "tokentra/export_run"
@@ -216,7 +217,7 @@ def _is_to_start(db: Connection, instance: dg.DagsterInstance, export: Scheduled
     if export.wait_until_final and run.written_at is None and (why := not_final(db, export.org_id, run.period)):
         waits(db, run.id, why)
         return False
-    with only_one(db, run.id) as free:
+    with only_one(db, lock_of(run.id)) as free:
         return free
 
 

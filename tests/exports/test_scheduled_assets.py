@@ -15,8 +15,9 @@ from tokentra_dagster.alerts.assets import failed_runs, resolve_runs
 from tokentra_dagster.export_assets import EXPORTS, RUN_TAG, ExportConfig, due_exports, export_job, export_runs
 from tokentra_dagster.exports.destinations.base import SAFE
 from tokentra_dagster.exports.scheduled.deliver import deliver_due
-from tokentra_dagster.exports.scheduled.runs import only_one
+from tokentra_dagster.exports.scheduled.runs import lock_of
 from tokentra_dagster.resources import Warehouse
+from tokentra_dagster.warehouse.locks import only_one
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_nothing_is_started_twice_while_it_is_under_way_here_or_elsewhere(wareho
     export = scheduled(warehouse, tmp_path / "out", **daily(1))
     (request,) = daemon.look()
     (run,) = runs(warehouse, export)
-    with warehouse.connect(autocommit=True) as db, only_one(db, run.id):
+    with warehouse.connect(autocommit=True) as db, only_one(db, lock_of(run.id)):
         assert daemon.look() == [], "another daemon delivers it"
     job = daemon.repository.get_job("export_job")
     queued = instance.create_run_for_job(job, run_config=request.run_config, tags=dict(request.tags))

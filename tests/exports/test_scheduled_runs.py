@@ -18,12 +18,13 @@ from tokentra_dagster.errors import PermanentError, UsageError
 from tokentra_dagster.exports.scheduled.changes import add_export, delete_export, pause, resume
 from tokentra_dagster.exports.scheduled.deliver import DeliveryRules, deliver_due, tidy
 from tokentra_dagster.exports.scheduled.finality import MODELS, not_final
-from tokentra_dagster.exports.scheduled.runs import events, only_one, open_runs, plan_due, plan_one
+from tokentra_dagster.exports.scheduled.runs import events, lock_of, open_runs, plan_due, plan_one
 from tokentra_dagster.exports.scheduled.staging import FOLDER
 from tokentra_dagster.settings import RetentionDays
 from tokentra_dagster.warehouse.access import apply_access, grant_reader, revoke_reader
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import add_organization, find_connection
+from tokentra_dagster.warehouse.locks import only_one
 from tokentra_dagster.warehouse.retention import expire, preview
 
 FILE = "acme/monthly/2026-07-01T0600Z/tokentra_usage_2026-06-01_to_2026-06-30_day.csv"
@@ -145,7 +146,7 @@ def test_what_failed_in_no_foreseen_way_is_a_sentence_too(warehouse, tmp_path, f
 def test_two_at_once_deliver_once_and_who_comes_second_says_so(warehouse, tmp_path, folder):
     export = scheduled(warehouse, folder)
     (run,) = planned(warehouse, export)
-    with warehouse.connect(autocommit=True) as db, only_one(db, run.id) as ours:
+    with warehouse.connect(autocommit=True) as db, only_one(db, lock_of(run.id)) as ours:
         assert ours and deliver_due(warehouse, run.id, tmp_path, HERE).status == "taken"
     found = []
     threads = [

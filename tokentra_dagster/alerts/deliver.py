@@ -7,9 +7,7 @@ there: when the receiver is back, it gets that message and then one with the res
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,9 +20,10 @@ from tokentra_dagster.alerts.channels import Channel, channels, check_secrets, s
 from tokentra_dagster.alerts.messages import Message, message_id, message_of
 from tokentra_dagster.alerts.store import SEVERITY_RANK, SNOOZED, Raised, read
 from tokentra_dagster.errors import PermanentError, TokenTraError, TransientError
-from tokentra_dagster.exports.destinations.base import SAFE, Allowances, Delivered
+from tokentra_dagster.exports.destinations.base import SAFE, Allowances, Delivered, doubled
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import Connection
+from tokentra_dagster.warehouse.locks import only_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class DeliveryRules:
 
     def pause(self, attempts: int) -> timedelta:
         """After so many attempts, at least 1: doubled each time."""
-        return min(self.first_pause * int(2 ** min(attempts - 1, 20)), self.longest_pause)
+        return doubled(self.first_pause, self.longest_pause, attempts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,10 @@ def send_test(database: Database, channel: Channel, allowances: Allowances = SAF
 
 
 def _serve(database: Database, channel: Channel, allowances: Allowances, now: datetime, rules: DeliveryRules) -> list[Attempt]:
-    with database.connect(autocommit=True, application=f"tokentra alerts {channel.name}") as db, _only_one(db, channel) as ours:
+    with (
+        database.connect(autocommit=True, application=f"tokentra alerts {channel.name}") as db,
+        only_one(db, f"alert channel {channel.id}") as ours,
+    ):
         current = next((one for one in channels(db, active_only=True) if one.id == channel.id), None)
         if not ours or current is None:
             return []
@@ -99,19 +101,6 @@ def _serve(database: Database, channel: Channel, allowances: Allowances, now: da
                 break
             done += _send(db, current, planned, allowances, now, rules)
         return done
-
-
-@contextmanager
-def _only_one(db: Connection, channel: Channel) -> Iterator[bool]:
-    """Whether the channel is ours to serve; it is nobody else's meanwhile. A process that dies lets go."""
-    key = [f"tokentra alert channel {channel.id}"]
-    row = db.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS ours", key).fetchone()
-    ours = bool(row and row["ours"])
-    try:
-        yield ours
-    finally:
-        if ours and not db.broken:
-            db.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", key)
 
 
 def _new(db: Connection, channel: Channel, most: int) -> list[Raised]:

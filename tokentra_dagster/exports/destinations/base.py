@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -208,3 +208,8 @@ def check_folder(folder: str) -> None:
         folder.startswith("/") or "\\" in folder or ".." in parts or _CONTROL.search(folder) or "/".join(parts) != folder
     ):
         raise PermanentError(f"The folder {folder!r} must be a relative path such as acme/daily, without .. or empty parts.")
+
+
+def doubled(first: timedelta, longest: timedelta, attempts: int) -> timedelta:
+    """The pause after so many attempts, at least 1: `first`, then twice as long each time, at most `longest`."""
+    return min(first * int(2 ** min(attempts - 1, 20)), longest)

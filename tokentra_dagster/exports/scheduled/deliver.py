@@ -15,12 +15,12 @@ from uuid import UUID
 
 from tokentra_dagster.analytics.periods import Period
 from tokentra_dagster.errors import PermanentError, TokenTraError, TransientError, UsageError
-from tokentra_dagster.exports.destinations.base import SAFE, Allowances, Delivered, Delivery, Facts
+from tokentra_dagster.exports.destinations.base import SAFE, Allowances, Delivered, Delivery, Facts, doubled
 from tokentra_dagster.exports.destinations.opening import open_destination
 from tokentra_dagster.exports.export import SIDECAR, export
 from tokentra_dagster.exports.request import ExportRequest
 from tokentra_dagster.exports.scheduled.finality import not_final
-from tokentra_dagster.exports.scheduled.runs import Attempt, ExportRun, only_one, read_run, waits
+from tokentra_dagster.exports.scheduled.runs import Attempt, ExportRun, lock_of, read_run, waits
 from tokentra_dagster.exports.scheduled.schedules import ScheduledExport, export_with_id
 from tokentra_dagster.exports.scheduled.staging import (
     describe,
@@ -34,6 +34,7 @@ from tokentra_dagster.exports.scheduled.staging import (
 )
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import Connection
+from tokentra_dagster.warehouse.locks import only_one
 
 STEPS = ("claimed", "started", "written", "recorded", "delivered", "booked")
 """What `at_step` hears of, in order; a process may die between any two."""
@@ -51,7 +52,7 @@ class DeliveryRules:
 
     def pause(self, attempts: int) -> timedelta:
         """After so many attempts, at least 1: doubled each time."""
-        return min(self.first_pause * int(2 ** min(attempts - 1, 20)), self.longest_pause)
+        return doubled(self.first_pause, self.longest_pause, attempts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def deliver_due(
     usage; `fresh` writes a new file even where one is staged. Raises `UsageError` for a run that there is not; what goes wrong later is
     in the outcome, and in the history."""
     moment, chosen = now or datetime.now(UTC), rules or DeliveryRules()
-    with database.connect(autocommit=True, application="tokentra scheduled export") as db, only_one(db, run_id) as ours:
+    with database.connect(autocommit=True, application="tokentra scheduled export") as db, only_one(db, lock_of(run_id)) as ours:
         run = read_run(db, run_id)
         scheduled = export_with_id(db, run.export_id) if run else None
         if run is None or scheduled is None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -101,17 +100,9 @@ def _insert(db: Connection, export: ScheduledExport, moments: Iterable[datetime]
         )
 
 
-@contextmanager
-def only_one(db: Connection, run: UUID) -> Iterator[bool]:
-    """Whether the run is ours to deliver; it is nobody else's meanwhile. A process that dies lets go."""
-    key = [f"tokentra export run {run}"]
-    row = db.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS ours", key).fetchone()
-    ours = bool(row and row["ours"])
-    try:
-        yield ours
-    finally:
-        if ours and not db.broken:
-            db.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", key)
+def lock_of(run: UUID) -> str:
+    """The name under which one process delivers the run (`warehouse.locks.only_one`)."""
+    return f"export run {run}"
 
 
 def read_runs(db: Connection, where: str = "true", order: str = "r.due_at, r.id", **parameters: Any) -> list[ExportRun]:
