@@ -40,3 +40,11 @@
         group by changed.org_id, changed.provider
     ) as grouped
 {%- endmacro %}
+
+{#- Condition of a join to `spans`: the rows of `alias` that lie in the span, by its column of time. -#}
+{% macro in_span(alias, column) -%}
+    spans.org_id = {{ alias }}.org_id
+    and spans.provider = {{ alias }}.provider
+    and {{ alias }}.{{ column }} >= {{ window_edge('lower(spans.span)', column) }}
+    and {{ alias }}.{{ column }} < {{ window_edge('upper(spans.span)', column) }}
+{%- endmacro %}

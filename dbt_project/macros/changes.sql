@@ -121,14 +121,14 @@
     {{ "(" ~ moment ~ " at time zone 'UTC')::date" if column.endswith('date') else moment }}
 {%- endmacro %}
 
-{#- In an incremental model: only the hours of `alias` that lie in the changed windows. -#}
-{% macro in_changed_hours(alias) -%}
+{#- In an incremental model: only the rows of `alias` that lie in the changed windows, by their column of time. -#}
+{% macro in_changed_windows(alias, column) -%}
     {% if is_incremental() -%}
     inner join {{ this.identifier }}_windows as changed
         on
             {{ alias }}.org_id = changed.org_id
             and {{ alias }}.provider = changed.provider
-            and {{ alias }}.hour >= changed.window_start
-            and {{ alias }}.hour < changed.window_end
+            and {{ alias }}.{{ column }} >= {{ window_edge('changed.window_start', column) }}
+            and {{ alias }}.{{ column }} < {{ window_edge('changed.window_end', column) }}
     {%- endif %}
 {%- endmacro %}

@@ -41,7 +41,7 @@
             {{ entity_measures('hourly') }},
             hourly.record_count
         from {{ hours }} as hourly
-        {{ in_changed_hours('hourly') }}
+        {{ in_changed_windows('hourly', 'hour') }}
         union all
         select
             (record.timestamp at time zone 'UTC')::date as date,
@@ -52,14 +52,7 @@
             {{ entity_measures('record') }},
             1 as record_count
         from {{ ref('int_counted_records') }} as record
-        {% if is_incremental() -%}
-        inner join {{ this.identifier }}_windows as changed
-            on
-                record.org_id = changed.org_id
-                and record.provider = changed.provider
-                and record.day_start >= changed.window_start
-                and record.day_start < changed.window_end
-        {%- endif %}
+        {{ in_changed_windows('record', 'day_start') }}
         where record.granularity = '1d'
     )
 

@@ -19,11 +19,7 @@ allocated as (
             as smallest
     from spans
     inner join {{ ref('daily_usage_allocation') }} as allocation
-        on
-            spans.org_id = allocation.org_id
-            and spans.provider = allocation.provider
-            and allocation.date >= {{ window_edge('lower(spans.span)', 'date') }}
-            and allocation.date < {{ window_edge('upper(spans.span)', 'date') }}
+        on {{ in_span('allocation', 'date') }}
     group by allocation.date, allocation.org_id, allocation.provider, allocation.currency, allocation.dimension
 ),
 

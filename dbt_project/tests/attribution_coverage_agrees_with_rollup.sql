@@ -17,11 +17,7 @@ in_rollup as (
         sum(daily.estimated_cost) as estimated_cost
     from spans
     inner join {{ ref('daily_usage_rollup') }} as daily
-        on
-            spans.org_id = daily.org_id
-            and spans.provider = daily.provider
-            and daily.date >= {{ window_edge('lower(spans.span)', 'date') }}
-            and daily.date < {{ window_edge('upper(spans.span)', 'date') }}
+        on {{ in_span('daily', 'date') }}
     cross join
         (
             values ('team'), ('project'), ('cost_center'), ('feature'), ('environment'), ('user'), ('api_key')
@@ -33,11 +29,7 @@ in_coverage as (
     select coverage.*
     from spans
     inner join {{ ref('attribution_coverage') }} as coverage
-        on
-            spans.org_id = coverage.org_id
-            and spans.provider = coverage.provider
-            and coverage.date >= {{ window_edge('lower(spans.span)', 'date') }}
-            and coverage.date < {{ window_edge('upper(spans.span)', 'date') }}
+        on {{ in_span('coverage', 'date') }}
 )
 
 select

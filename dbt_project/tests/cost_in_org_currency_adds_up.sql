@@ -14,11 +14,7 @@ in_rollup as (
         sum(daily.estimated_cost) as estimated_cost
     from spans
     inner join {{ ref('daily_usage_rollup') }} as daily
-        on
-            spans.org_id = daily.org_id
-            and spans.provider = daily.provider
-            and daily.date >= {{ window_edge('lower(spans.span)', 'date') }}
-            and daily.date < {{ window_edge('upper(spans.span)', 'date') }}
+        on {{ in_span('daily', 'date') }}
     group by daily.date, daily.org_id, daily.provider, daily.currency
 ),
 
@@ -34,11 +30,7 @@ converted as (
         count(distinct costs.exchange_rate) as rates
     from spans
     inner join {{ ref('daily_cost_in_org_currency') }} as costs
-        on
-            spans.org_id = costs.org_id
-            and spans.provider = costs.provider
-            and costs.date >= {{ window_edge('lower(spans.span)', 'date') }}
-            and costs.date < {{ window_edge('upper(spans.span)', 'date') }}
+        on {{ in_span('costs', 'date') }}
     group by costs.date, costs.org_id, costs.provider, costs.currency
 )
 

@@ -17,11 +17,7 @@ in_sources as (
         null::numeric as billed_amount
     from spans
     inner join {{ ref('daily_usage_rollup') }} as daily
-        on
-            spans.org_id = daily.org_id
-            and spans.provider = daily.provider
-            and daily.date >= {{ window_edge('lower(spans.span)', 'date') }}
-            and daily.date < {{ window_edge('upper(spans.span)', 'date') }}
+        on {{ in_span('daily', 'date') }}
     group by daily.date, daily.org_id, daily.provider, daily.currency
     union all
     select
@@ -78,11 +74,7 @@ found as (
         sum(reconciled.billed_amount) as billed_amount
     from spans
     inner join {{ ref('cost_reconciliation') }} as reconciled
-        on
-            spans.org_id = reconciled.org_id
-            and spans.provider = reconciled.provider
-            and reconciled.date >= {{ window_edge('lower(spans.span)', 'date') }}
-            and reconciled.date < {{ window_edge('upper(spans.span)', 'date') }}
+        on {{ in_span('reconciled', 'date') }}
     group by reconciled.date, reconciled.org_id, reconciled.provider, reconciled.currency
 )
 

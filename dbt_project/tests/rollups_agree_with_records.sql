@@ -49,11 +49,7 @@ in_rollup as (
         sum(daily.record_count) as record_count
     from spans
     inner join {{ ref('daily_usage_rollup') }} as daily
-        on
-            spans.org_id = daily.org_id
-            and spans.provider = daily.provider
-            and daily.date >= (lower(spans.span) at time zone 'UTC')::date
-            and daily.date < (upper(spans.span) at time zone 'UTC')::date
+        on {{ in_span('daily', 'date') }}
     group by daily.org_id, daily.provider, daily.model, daily.date
 )
 

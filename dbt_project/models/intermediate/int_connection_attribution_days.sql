@@ -20,16 +20,9 @@ with days as (
             connection_day.*,
             min(connection.source) over of_day <> max(connection.source) over of_day as is_of_several
         from {{ ref('int_connection_days') }} as connection_day
-        {% if is_incremental() -%}
-        inner join {{ this.identifier }}_windows as changed
-            on
-                connection_day.org_id = changed.org_id
-                and connection_day.provider = changed.provider
-                and connection_day.day_start >= changed.window_start
-                and connection_day.day_start < changed.window_end
-        {%- endif %}
         inner join {{ ref('stg_app__provider_connections') }} as connection
             on connection_day.provider_connection_id = connection.provider_connection_id
+        {{ in_changed_windows('connection_day', 'day_start') }}
         window of_day as (partition by connection_day.org_id, connection_day.provider, connection_day.day_start)
     ) as judged
     where is_of_several

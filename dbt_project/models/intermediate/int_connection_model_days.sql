@@ -11,14 +11,7 @@
 with days as (
     select connection_day.*
     from {{ ref('int_connection_days') }} as connection_day
-    {% if is_incremental() -%}
-    inner join {{ this.identifier }}_windows as changed
-        on
-            connection_day.org_id = changed.org_id
-            and connection_day.provider = changed.provider
-            and connection_day.day_start >= changed.window_start
-            and connection_day.day_start < changed.window_end
-    {%- endif %}
+    {{ in_changed_windows('connection_day', 'day_start') }}
 ),
 
 used as (

@@ -14,27 +14,13 @@
 with days as (
     select daily.*
     from {{ ref('daily_usage_rollup') }} as daily
-    {% if is_incremental() -%}
-    inner join {{ this.identifier }}_windows as changed
-        on
-            daily.org_id = changed.org_id
-            and daily.provider = changed.provider
-            and daily.date >= {{ window_edge('changed.window_start', 'date') }}
-            and daily.date < {{ window_edge('changed.window_end', 'date') }}
-    {%- endif %}
+    {{ in_changed_windows('daily', 'date') }}
 ),
 
 key_days as (
     select daily.*
     from {{ ref('daily_usage_by_api_key') }} as daily
-    {% if is_incremental() -%}
-    inner join {{ this.identifier }}_windows as changed
-        on
-            daily.org_id = changed.org_id
-            and daily.provider = changed.provider
-            and daily.date >= {{ window_edge('changed.window_start', 'date') }}
-            and daily.date < {{ window_edge('changed.window_end', 'date') }}
-    {%- endif %}
+    {{ in_changed_windows('daily', 'date') }}
     where daily.api_key_id is not null
 )
 

@@ -37,7 +37,7 @@ with parts as (
         hourly.record_count,
         hourly.hour
     from {{ ref('hourly_usage_rollup') }} as hourly
-    {{ in_changed_hours('hourly') }}
+    {{ in_changed_windows('hourly', 'hour') }}
     union all
     select
         (record.timestamp at time zone 'UTC')::date as date,
@@ -46,16 +46,9 @@ with parts as (
         {% endfor -%}
         {{ record_measures('record', 'null::timestamptz') }}
     from {{ ref('int_connection_days') }} as connection_day
-    {% if is_incremental() -%}
-    inner join {{ this.identifier }}_windows as changed
-        on
-            connection_day.org_id = changed.org_id
-            and connection_day.provider = changed.provider
-            and connection_day.day_start >= changed.window_start
-            and connection_day.day_start < changed.window_end
-    {%- endif %}
     inner join {{ ref('stg_app__provider_connections') }} as connection
         on connection_day.provider_connection_id = connection.provider_connection_id
+    {{ in_changed_windows('connection_day', 'day_start') }}
     inner join {{ ref('int_usage_authority') }} as authority
         on
             connection.org_id = authority.org_id

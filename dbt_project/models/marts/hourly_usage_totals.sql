@@ -16,7 +16,7 @@ with parts as (
         {{ entity_measures('hourly') }},
         hourly.record_count
     from {{ ref('hourly_usage_rollup') }} as hourly
-    {{ in_changed_hours('hourly') }}
+    {{ in_changed_windows('hourly', 'hour') }}
 )
 
 {{ sum_by_entity(['hour', 'org_id', 'provider', 'currency']) }}

@@ -7,11 +7,7 @@ with spans as (
 select distinct usage.{{ columns | join(', usage.') }}
 from spans
 inner join {{ ref(rows_of) }} as usage
-    on
-        spans.org_id = usage.org_id
-        and spans.provider = usage.provider
-        and usage.date >= {{ window_edge('lower(spans.span)', 'date') }}
-        and usage.date < {{ window_edge('upper(spans.span)', 'date') }}
+    on {{ in_span('usage', 'date') }}
 except
 select {{ columns | join(', ') }}
 from {{ model }}

@@ -18,11 +18,7 @@ with spans as (
         {% endfor %}
     from spans
     inner join {{ relation }} as usage
-        on
-            spans.org_id = usage.org_id
-            and spans.provider = usage.provider
-            and usage.{{ time_column }} >= {{ window_edge('lower(spans.span)', time_column) }}
-            and usage.{{ time_column }} < {{ window_edge('upper(spans.span)', time_column) }}
+        on {{ in_span('usage', time_column) }}
     group by usage.org_id, usage.provider, usage.currency, usage.{{ time_column }}
 ){{ ',' if not loop.last }}
 
