@@ -34,14 +34,18 @@ def demo(days: int) -> None:
 @click.option("--port", default=8321, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--now", help="The simulator's clock, e.g. 2026-06-30T12:00Z (default: the real time).")
 def simulate(host: str, port: int, now: str | None) -> None:
-    """Serve simulated OpenAI, Anthropic and AWS usage APIs until Ctrl-C (docs/simulator.md)."""
+    """Serve the simulated usage APIs of OpenAI, Anthropic, AWS, Azure and Google until Ctrl-C (docs/simulator.md)."""
     from tokentra_dagster.commands.common import parse_moment
-    from tokentra_dagster.simulator.server import ANTHROPIC_PATH, AWS_PATH, OPENAI_PATH, serve
+    from tokentra_dagster.simulator.server import ANTHROPIC_PATH, AWS_PATH, GOOGLE_PATH, OPENAI_PATH, serve
 
-    def announce(url: str) -> None:
+    def announce(url: str, google: str | None) -> None:
         click.echo(f"OpenAI:    {url}{OPENAI_PATH}   (key sk-admin-acme or sk-admin-globex)")
         click.echo(f"Anthropic: {url}{ANTHROPIC_PATH}   (key sk-ant-admin01-acme or sk-ant-admin01-globex)")
         click.echo(f"AWS:       {url}{AWS_PATH}   (access key AKIASIMacme:any or AKIASIMglobex:any)")
+        if google:
+            click.echo(
+                f"Google:    {google}   (gRPC; token google-token-acme or google-token-globex; the bill at {url}{GOOGLE_PATH})"
+            )
 
     serve(host, port, now=parse_moment(now, "--now") if now else None, ready=announce)
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from tokentra_dagster.simulator.azure_streams import AZURE
+from tokentra_dagster.simulator.google_streams import GOOGLE
 from tokentra_dagster.simulator.organisation import Organisation, Project, Workload
 
 NAMES = ("acme", "globex")
@@ -139,6 +140,7 @@ def _acme() -> Organisation:
             Workload("aws", "bedrock", "studio", "global.anthropic.claude-haiku-4-5-20251001-v1:0", 6_000, _BEDROCK, "2025-11-03", None, "office", {"region": "us-east-1"}),
             Workload("aws", "bedrock", "insights", "amazon.nova-lite-v1:0", 14_000, _NOVA, "2025-06-02", None, "night", {"region": "eu-central-1"}),
             *(Workload("azure", "models", *of) for of in AZURE["acme"]),
+            *(Workload("google", "vertex", *of) for of in GOOGLE["acme"]),
         ),
     )  # fmt: skip
 
@@ -174,6 +176,7 @@ def _globex() -> Organisation:
             Workload("aws", "bedrock", "claims", "eu.anthropic.claude-haiku-4-5-20251001-v1:0", 11_000, _BEDROCK, "2025-11-03", None, "always", {"region": "eu-central-1", "profiled": True}),
             Workload("aws", "bedrock", "default", "amazon.nova-pro-v1:0", 2_000, _NOVA, "2025-06-02", None, "office", {"region": "us-east-1"}),
             *(Workload("azure", "models", *of) for of in AZURE["globex"]),
+            *(Workload("google", "vertex", *of) for of in GOOGLE["globex"]),
         ),
     )  # fmt: skip
 
@@ -198,6 +201,7 @@ def attribution_rules(org: Organisation) -> list[dict[str, Any]]:
             ("anthropic", "workspace"),
             ("aws", "project"),
             ("azure", "project"),
+            ("google", "project"),
         ):
             rules.append(
                 {

@@ -16,7 +16,13 @@ from tokentra_dagster.simulator.faults import Fault, Faults
 from tokentra_dagster.simulator.organisation import Organisation
 from tokentra_dagster.simulator.truth import Adjustment, Ints, Table, counts, minute_of, moment_of
 
-KEY_PREFIX = {"openai": "sk-admin-", "anthropic": "sk-ant-admin01-", "aws": "AKIASIM", "azure": "azure-token-"}
+KEY_PREFIX = {
+    "openai": "sk-admin-",
+    "anthropic": "sk-ant-admin01-",
+    "aws": "AKIASIM",
+    "azure": "azure-token-",
+    "google": "google-token-",
+}
 
 
 @cache
