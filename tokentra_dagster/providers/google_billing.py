@@ -94,7 +94,8 @@ class Billing:
         columns, by_arrival = self._table()
         parameters = {"first": first, "last": last, "words": list(self.words)}
         found = self.google.rows(str(self.table), query(str(self.table), columns, by_arrival), parameters, PAGE_SIZE)
-        return self._summed((plain(row) for row in found), str(self.table), first, last)
+        # Of models they all are: the query says so, and a row that says nothing of itself must not vanish.
+        return self._summed(map(plain, found), str(self.table), first, last)
 
     # ---- Files --------------------------------------------------------------------------------------------------------
 
@@ -127,7 +128,8 @@ class Billing:
                         f"google: {path} has no column {', '.join(missing)}; export it, too (in CSV: TO_JSON_STRING(credits) AS credits)"
                     )
                 file.seek(0)
-                self._summed(rows(file, path.name, (), read, None), path.name, first, last, sums, rejected)
+                of_models = (row for row in rows(file, path.name, (), read, None) if is_of_models(row, self.words))
+                self._summed(of_models, path.name, first, last, sums, rejected)
         return sums, rejected
 
     # ---- Rows ---------------------------------------------------------------------------------------------------------
@@ -138,8 +140,6 @@ class Billing:
     ) -> tuple[dict[Charge, Sums], list[RejectedItem]]:  # fmt: skip
         sums, rejected = {} if sums is None else sums, [] if rejected is None else rejected
         for row in found:
-            if not is_of_models(row, self.words):
-                continue
             try:
                 one = charge(row, self.in_dollars)
                 if first <= one.day < last:

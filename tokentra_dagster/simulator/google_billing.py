@@ -63,6 +63,7 @@ _FIELDS: Mapping[str, Any] = {
     "cost_at_list": "FLOAT",
     "export_time": "TIMESTAMP",
 }
+_REASONS = {401: "authError", 403: "accessDenied", 429: "rateLimitExceeded"}
 _QUERY = re.compile(r"^SELECT ([\w, ]+) FROM `([^`]+)` WHERE usage_start_time >= @first AND usage_start_time < @last\b")
 
 
@@ -82,7 +83,7 @@ class GoogleBilling:
         request = Request(scope, receive)
         path = unquote(request.url.path.removeprefix(self._prefix))
         body = await request.body()
-        what = "bigquery " + ("queries" if "/queries" in path else "tables")
+        what = "bigquery " + next((part for part in ("queries", "jobs") if f"/{part}" in path), "tables")
         self._simulation.requests[f"google {what}"] += 1
         fault = self._simulation.faults.take("google", what, "pageToken" in request.query_params)
         if fault and fault.kind == "timeout":
@@ -90,10 +91,11 @@ class GoogleBilling:
         headers: dict[str, str] = {}
         try:
             if fault and fault.kind in STATUS:
-                raise Refusal(STATUS[fault.kind], "The simulator was told to say so.", code="backendError")
+                raise Refusal(STATUS[fault.kind], "The simulator was told to say so.", code=_REASONS.get(STATUS[fault.kind], "backendError"))
             status, answer = 200, self._answer(request, path, body)
             if fault and fault.kind == "bad_record" and answer.get("rows"):
-                answer["rows"][0]["f"] = [{"v": None} for _ in answer["rows"][0]["f"]]
+                names = [one["name"] for one in answer["schema"]["fields"]]
+                answer["rows"][0]["f"][names.index("cost")]["v"] = "NaN"
             content = json.dumps(answer).encode()
         except Refusal as refusal:
             status = refusal.status
@@ -126,9 +128,12 @@ class GoogleBilling:
             while len(self._jobs) > 8:
                 self._jobs.popitem(last=False)
             return _page(project, job, columns, rows, 0, asked.get("maxResults"))
-        job = rest.removeprefix("/queries/")
+        job = rest.rpartition("/")[2]
         if job not in self._jobs:
             raise Refusal(404, f"Not found: {rest}", code="notFound")
+        if rest == f"/jobs/{job}":
+            place = {"projectId": project, "jobId": job, "location": "US"}
+            return {"jobReference": place, "configuration": {"query": {"destinationTable": reference}}, "status": {"state": "DONE"}}
         first = int(request.query_params.get("pageToken", "0"))
         return _page(project, job, *self._jobs[job], first, request.query_params.get("maxResults"))
 
@@ -198,7 +203,7 @@ def rows(simulation: Simulation, org: Organisation, first: datetime, last: datet
 def _sku(model: str, ending: str, tier: str) -> str:
     if model.startswith("claude"):
         family, *version = model.removeprefix("claude-").split("-")
-        return f"Claude {family.title()} {'.'.join(version)} - {ending}"
+        return f"Claude {family.title()} {'.'.join(version)} - {'Output Tokens' if ending == 'Text Output' else ending}"
     if "embedding" in model:
         return "Gemini Embedding Text Input - Predictions"
     name = " ".join(word.title() for word in model.split("-"))
