@@ -154,7 +154,9 @@ def test_bigquery_fails_in_one_sentence_and_what_passes_is_asked_again(simulator
 def test_an_amount_that_is_none_is_rejected_and_not_lost(simulator):
     simulator.simulation.fault("bad_record", "google", "bigquery queries")
     _, costs, rejected = split(source(simulator).costs(ONE_DAY))
-    assert costs and [r.reason for r in rejected] == ["google billing export: cost is Decimal('NaN'); a finite number is required"]
+    assert costs and [r.reason for r in rejected] == [
+        "google billing export: cost is Decimal('NaN'); a finite number is required"
+    ]
 
 
 def test_a_project_or_a_token_of_another_is_refused(simulator):

@@ -216,7 +216,9 @@ class Google:
             return TransientError(f"{said} could not reach Google's login ({kind}); check the network and try again later")
         if isinstance(error, auth.RefreshError) and self.secret and not self.secret.startswith("{"):
             # BigQuery's client answers a refusal by asking for another token, which an access token has not.
-            return Refused(f"{said}: the login was not accepted, access tokens end after an hour; give the connection {KEY_NEEDED}", 401)
+            return Refused(
+                f"{said}: the login was not accepted, access tokens end after an hour; give the connection {KEY_NEEDED}", 401
+            )
         if isinstance(error, auth.GoogleAuthError):
             return PermanentError(
                 f"{said} got no token ({self._clean(str(error))}); give the connection {KEY_NEEDED}, or this machine a login"

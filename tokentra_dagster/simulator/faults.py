@@ -29,7 +29,7 @@ KINDS = {
     "empty_buckets": "buckets without results",
     "unknown_result": "the first result is of a kind that nobody knows",
     "string_amounts": "OpenAI's amounts as text instead of numbers",
-    "bad_record": "the first result's parts exceed their whole (OpenAI), or a count is negative (Anthropic)",
+    "bad_record": "the first result's parts exceed their whole (OpenAI), or a count is negative (Anthropic, Azure, Google)",
 }
 STATUS = {"rate_limit": 429, "server_error": 500, "unavailable": 503, "overloaded": 529, "revoked_key": 401, "forbidden": 403}
 _WITH_TOKEN = frozenset(("repeated_page_token", "invalid_page_token"))

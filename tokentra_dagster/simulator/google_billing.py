@@ -91,7 +91,9 @@ class GoogleBilling:
         headers: dict[str, str] = {}
         try:
             if fault and fault.kind in STATUS:
-                raise Refusal(STATUS[fault.kind], "The simulator was told to say so.", code=_REASONS.get(STATUS[fault.kind], "backendError"))
+                raise Refusal(
+                    STATUS[fault.kind], "The simulator was told to say so.", code=_REASONS.get(STATUS[fault.kind], "backendError")
+                )
             status, answer = 200, self._answer(request, path, body)
             if fault and fault.kind == "bad_record" and answer.get("rows"):
                 names = [one["name"] for one in answer["schema"]["fields"]]
@@ -133,7 +135,11 @@ class GoogleBilling:
             raise Refusal(404, f"Not found: {rest}", code="notFound")
         if rest == f"/jobs/{job}":
             place = {"projectId": project, "jobId": job, "location": "US"}
-            return {"jobReference": place, "configuration": {"query": {"destinationTable": reference}}, "status": {"state": "DONE"}}
+            return {
+                "jobReference": place,
+                "configuration": {"query": {"destinationTable": reference}},
+                "status": {"state": "DONE"},
+            }
         first = int(request.query_params.get("pageToken", "0"))
         return _page(project, job, *self._jobs[job], first, request.query_params.get("maxResults"))
 
