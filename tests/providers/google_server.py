@@ -24,7 +24,8 @@ CLAUDE = {"model_user_id": "claude-sonnet-4-5", "publisher": "anthropic", "locat
 class GoogleServer:
     """`put` adds a value to a series at a moment; whole numbers in one period are summed, a distribution is given as it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: tuple[bytes, bytes] | None = None) -> None:
+        """`certificate`: key and chain in PEM, for TLS."""
         self.points: list[tuple[str, str, dict[str, str], dict[str, str], datetime, Any]] = []
         self.page_size = 1000
         self.failures: list[tuple[grpc.StatusCode, str, float | None]] = []
@@ -39,7 +40,13 @@ class GoogleServer:
         )
         service = grpc.method_handlers_generic_handler("google.monitoring.v3.MetricService", {"ListTimeSeries": method})
         self._grpc.add_generic_rpc_handlers((service,))
-        self.address = f"127.0.0.1:{self._grpc.add_insecure_port('127.0.0.1:0')}"
+        at = "127.0.0.1:0"
+        port = (
+            self._grpc.add_secure_port(at, grpc.ssl_server_credentials([certificate]))
+            if certificate
+            else self._grpc.add_insecure_port(at)
+        )
+        self.address = f"127.0.0.1:{port}"
         self.url = f"http://{self.address}"
         self._grpc.start()
 
@@ -122,8 +129,8 @@ def distribution(kind: str, counts: list[int], mean: float, count: int | None = 
 
 
 @contextmanager
-def running() -> Iterator[GoogleServer]:
-    server = GoogleServer()
+def running(certificate: tuple[bytes, bytes] | None = None) -> Iterator[GoogleServer]:
+    server = GoogleServer(certificate)
     try:
         yield server
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -462,6 +463,27 @@ def test_a_service_account_gets_a_token_for_what_it_reads_and_a_revoked_key_says
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_over_tls_the_token_goes_with_each_call(tmp_path):
+    """In a process of its own: gRPC reads the roots that it trusts once."""
+    import trustme
+
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    authority.cert_pem.write_to_path(tmp_path / "roots.pem")
+    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+    with google_server.running((issued.private_key_pem.bytes(), chain)) as server:
+        code = (
+            "from tokentra_dagster.providers import open_source\n"
+            "from tokentra_dagster.providers.base import ConnectionConfig\n"
+            f"options = {{'projects': 'acme', 'max_retries': '0', 'endpoint': 'https://{server.address}'}}\n"
+            f"print(open_source(ConnectionConfig('google', {TOKEN!r}, None, options)).check())\n"
+        )
+        env = {**os.environ, "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(tmp_path / "roots.pem")}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("google: login accepted; 1 projects can be read: acme"), done.stderr
+    assert server.tokens == [f"Bearer {TOKEN}"]
 
 
 def test_check_asks_every_project(google):

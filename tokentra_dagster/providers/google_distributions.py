@@ -52,10 +52,10 @@ class Latencies:
         for lower, upper, number in _occupied(bounds(distribution.bucket_options), counts) if counts else ():
             if upper is None and limits is None:
                 above[lower] += number
-            found += _spread(*_narrowed(lower, upper, limits), number)
+            _spread(*_narrowed(lower, upper, limits), number, found)
         self.count += count
         self.total += distribution.mean * count
-        self.histogram += found
+        self.histogram.update(found)
         self.without_histogram += 0 if counts else count
         self.above += above
         self.ranged = self.ranged and limits is not None
@@ -127,20 +127,18 @@ def _narrowed(lower: float, upper: float | None, limits: tuple[float, float] | N
     return start, max(start, stop)
 
 
-def _spread(start: float, stop: float, number: int) -> Counter[int]:
-    """`number` requests, evenly between `start` and `stop`, in our buckets."""
+def _spread(start: float, stop: float, number: int, found: Counter[int]) -> None:
+    """`number` requests, evenly between `start` and `stop`, into our buckets."""
     first, last = _bucket(start), _bucket(stop)
-    found: Counter[int] = Counter()
     placed = 0
     for bucket in range(first, last):
         share = (BASE**bucket - start) / (stop - start)
         reached = min(math.floor(number * share + 0.5), number)
         if reached > placed:
-            found[bucket] = reached - placed
+            found[bucket] += reached - placed
             placed = reached
     if number > placed:
-        found[last] = number - placed
-    return found
+        found[last] += number - placed
 
 
 def _bucket(milliseconds: float) -> int:

@@ -119,8 +119,8 @@ class GoogleMonitoring:
         if patience is None:
             context.abort(code, refusal.message)
             return
-        from google.protobuf import any_pb2, duration_pb2
-        from google.rpc import error_details_pb2, status_pb2
+        from google.protobuf import any_pb2, duration_pb2  # type: ignore[import-untyped]
+        from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
         from grpc_status import rpc_status
 
         delay = duration_pb2.Duration()
