@@ -34,16 +34,28 @@ def demo(days: int) -> None:
 @click.option("--port", default=8321, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--now", help="The simulator's clock, e.g. 2026-06-30T12:00Z (default: the real time).")
 def simulate(host: str, port: int, now: str | None) -> None:
-    """Serve simulated OpenAI, Anthropic, AWS, Azure and Langfuse APIs until Ctrl-C (docs/simulator.md)."""
+    """Serve the simulated usage APIs of OpenAI, Anthropic, AWS, Azure, Google and Langfuse until Ctrl-C (docs/simulator.md)."""
     from tokentra_dagster.commands.common import parse_moment
-    from tokentra_dagster.simulator.server import ANTHROPIC_PATH, AWS_PATH, AZURE_PATH, LANGFUSE_PATH, OPENAI_PATH, serve
+    from tokentra_dagster.simulator.server import (
+        ANTHROPIC_PATH,
+        AWS_PATH,
+        AZURE_PATH,
+        GOOGLE_PATH,
+        LANGFUSE_PATH,
+        OPENAI_PATH,
+        serve,
+    )
 
-    def announce(url: str) -> None:
+    def announce(url: str, google: str | None) -> None:
         click.echo(f"OpenAI:    {url}{OPENAI_PATH}   (key sk-admin-acme or sk-admin-globex)")
         click.echo(f"Anthropic: {url}{ANTHROPIC_PATH}   (key sk-ant-admin01-acme or sk-ant-admin01-globex)")
         click.echo(f"AWS:       {url}{AWS_PATH}   (access key AKIASIMacme:any or AKIASIMglobex:any)")
         click.echo(f"Azure:     {url}{AZURE_PATH}   (token azure-token-acme or azure-token-globex)")
         click.echo(f"Langfuse:  {url}{LANGFUSE_PATH}   (keys pk-lf-acme:sk-lf-acme or pk-lf-globex:sk-lf-globex)")
+        if google:
+            click.echo(
+                f"Google:    {google}   (gRPC; token google-token-acme or google-token-globex; the bill at {url}{GOOGLE_PATH})"
+            )
 
     serve(host, port, now=parse_moment(now, "--now") if now else None, ready=announce)
 

@@ -140,6 +140,32 @@ INTEGRATIONS: dict[str, Integration] = {
         # Until 72 hours after the month's end the bill still takes charges.
         costs_settle_after=timedelta(days=7),
     ),
+    "google": Integration(
+        # Points are visible after minutes; nobody says for how long Google still takes late ones: a cautious guess.
+        target="tokentra_dagster.providers.google:GoogleSource",
+        title="Vertex AI by Cloud Monitoring, and its bill",
+        providers=("google",),
+        key_needed="the JSON key of a service account",
+        key_optional=True,
+        options=(
+            "projects",
+            "details",
+            "latency_type",
+            "anthropic_input",
+            "retention_days",
+            "endpoint",
+            "bigquery_endpoint",
+            "billing_table",
+            "billing_files",
+            "billing_words",
+            "billing_currency",
+            "timeout_seconds",
+            "max_retries",
+        ),
+        settles_after=timedelta(days=3),
+        # Rows of the billing export arrive for days after the usage.
+        costs_settle_after=timedelta(days=7),
+    ),
     "claude_code": Integration(
         target="tokentra_dagster.providers.claude_code:ClaudeCodeSource",
         title="Claude Code session logs",

@@ -1,4 +1,4 @@
-"""Rows of a file that a provider exports as a table: CSV, gzipped CSV or Parquet. Chosen columns only, in bounded memory.
+"""Rows of a file that a provider exports as a table: CSV or JSON lines, also gzipped, or Parquet. Chosen columns only, in bounded memory.
 
 A `Filter` lets a Parquet file drop what is not wanted before a row becomes a Python object: a bill of a whole company has
 millions of lines, of which few are about models.
@@ -21,6 +21,7 @@ from tokentra_dagster.errors import PermanentError
 
 _BATCH = 8_192
 _LONGEST_CELL = 1 << 24
+_JSON = (".json", ".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +34,19 @@ class Filter:
 
 
 def rows(
-    file: IO[bytes], name: str, required: Sequence[str], optional: Sequence[str], only: Filter
+    file: IO[bytes], name: str, required: Sequence[str], optional: Sequence[str], only: Filter | None
 ) -> Iterator[Mapping[str, Any]]:
-    """The rows of a file by the end of its name: `.csv`, `.csv.gz` or `.parquet`. Empty cells are None, maps dictionaries.
+    """The rows of a file by the end of its name: `.csv`, `.csv.gz`, `.parquet`, or without a filter a JSON object on each line
+    (`.json`, `.jsonl`, `.ndjson`, with `.gz`). Empty cells are None, maps and records dictionaries, fractions Decimal.
 
     Raises `PermanentError` where the file is of another kind, is damaged, or a required column is missing.
     """
     if name.endswith(".parquet"):
         found = _parquet(file, name, required, optional, only)
     elif name.endswith((".csv", ".csv.gz")):
-        found = _csv(gzip.GzipFile(fileobj=file, mode="rb") if name.endswith(".gz") else file, name, required, optional, only)
+        found = _csv(_unpacked(file, name), name, required, optional, only)
+    elif name.removesuffix(".gz").endswith(_JSON) and only is None:
+        found = ({column: row.get(column) for column in (*required, *optional)} for row in _json_lines(_unpacked(file, name)))
     else:
         raise PermanentError(f"{name} is no .csv, .csv.gz or .parquet file; export one of these")
     try:
@@ -52,13 +56,15 @@ def rows(
 
 
 def header(file: IO[bytes], name: str) -> list[str]:
-    """The names of the columns, in order. Reads from the start of the file; raises as `rows` does."""
+    """The names of the columns, in order; of JSON lines those that any line has. Reads from the start of the file; raises as `rows` does."""
     try:
         if name.endswith(".parquet"):
             import pyarrow.parquet as pq
 
             return list(pq.read_schema(file).names)
-        opened: Any = gzip.GzipFile(fileobj=file, mode="rb") if name.endswith(".gz") else file
+        opened = _unpacked(file, name)
+        if name.removesuffix(".gz").endswith(_JSON):
+            return list(dict.fromkeys(column for row in _json_lines(opened) for column in row))
         text = io.TextIOWrapper(opened, encoding="utf-8-sig", newline="")
         found = next(csv.reader(text), [])
         text.detach()
@@ -67,17 +73,32 @@ def header(file: IO[bytes], name: str) -> list[str]:
         raise PermanentError(f"{name} cannot be read ({type(error).__name__}: {error}); export it again") from None
 
 
-def _csv(file: Any, name: str, required: Sequence[str], optional: Sequence[str], only: Filter) -> Iterator[Mapping[str, Any]]:
+def _unpacked(file: IO[bytes], name: str) -> Any:
+    return gzip.GzipFile(fileobj=file, mode="rb") if name.endswith(".gz") else file
+
+
+def _json_lines(file: Any) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            row = json.loads(line, parse_float=Decimal)
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is no JSON object")
+            yield row
+
+
+def _csv(
+    file: Any, name: str, required: Sequence[str], optional: Sequence[str], only: Filter | None
+) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(_LONGEST_CELL)
     lines = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
     header = next(lines, [])
     _check(name, header, required)
     chosen = [(column, header.index(column)) for column in (*required, *optional) if column in header]
-    deciding = [header.index(column) for column in only.columns if column in header]
+    deciding = [header.index(column) for column in only.columns if column in header] if only else []
     for line in lines:
         if len(line) != len(header):
             raise ValueError(f"line {lines.line_num} has {len(line)} cells, not {len(header)}")
-        if line[deciding[0]] in only.values or any(only.word in line[place] for place in deciding):
+        if only is None or line[deciding[0]] in only.values or any(only.word in line[place] for place in deciding):
             yield {column: _cell(line[place]) for column, place in chosen}
 
 
@@ -92,32 +113,45 @@ def _cell(text: str) -> Any:
     return text
 
 
-def _parquet(file: Any, name: str, required: Sequence[str], optional: Sequence[str], only: Filter) -> Iterator[Mapping[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
+def _parquet(
+    file: Any, name: str, required: Sequence[str], optional: Sequence[str], only: Filter | None
+) -> Iterator[Mapping[str, Any]]:
     import pyarrow.parquet as pq
 
     source = pq.ParquetFile(file)
     header = source.schema_arrow.names
     _check(name, header, required)
     chosen = [column for column in (*required, *optional) if column in header]
-    deciding = [column for column in only.columns if column in header]
+    deciding = [column for column in only.columns if column in header] if only else []
     for batch in source.iter_batches(_BATCH, columns=list(dict.fromkeys([*chosen, *deciding]))):
-        mask = pc.is_in(batch.column(deciding[0]).cast(pa.string()), pa.array(sorted(only.values), pa.string()))
-        for column in deciding:
-            values = batch.column(column)
-            if pa.types.is_map(values.type):
-                holds = [any(only.word in str(value) for _, value in pairs or ()) for pairs in values.to_pylist()]
-                mask = pc.or_(mask, pa.array(holds, pa.bool_()))
-            else:
-                mask = pc.or_(mask, pc.fill_null(pc.match_substring(values.cast(pa.string()), only.word), False))
-        for row in batch.filter(mask).select(chosen).to_pylist():
+        if only is not None:
+            batch = batch.filter(_wanted(batch, deciding, only))
+        for row in batch.select(chosen).to_pylist():
             yield {column: _value(value) for column, value in row.items()}
+
+
+def _wanted(batch: Any, deciding: Sequence[str], only: Filter) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    mask = pc.is_in(batch.column(deciding[0]).cast(pa.string()), pa.array(sorted(only.values), pa.string()))
+    for column in deciding:
+        values = batch.column(column)
+        if pa.types.is_map(values.type):
+            holds = [any(only.word in str(value) for _, value in pairs or ()) for pairs in values.to_pylist()]
+            mask = pc.or_(mask, pa.array(holds, pa.bool_()))
+        else:
+            mask = pc.or_(mask, pc.fill_null(pc.match_substring(values.cast(pa.string()), only.word), False))
+    return mask
 
 
 def _value(value: Any) -> Any:
     if isinstance(value, list) and all(isinstance(pair, tuple) for pair in value):
         return dict(value)
+    if isinstance(value, list):
+        return [_value(inner) for inner in value]
+    if isinstance(value, dict):
+        return {name: _value(inner) for name, inner in value.items()}
     if isinstance(value, float):
         return Decimal(repr(value))
     if isinstance(value, datetime):

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from tokentra_dagster.simulator.azure_streams import AZURE
+from tokentra_dagster.simulator.google_streams import GOOGLE
 from tokentra_dagster.simulator.organisation import Organisation, Project, Workload
 
 NAMES = ("acme", "globex")
@@ -145,6 +146,7 @@ def _acme() -> Organisation:
             Workload("aws", "bedrock", "insights", "amazon.nova-lite-v1:0", 14_000, _NOVA, "2025-06-02", None, "night", {"region": "eu-central-1"}),
             *(Workload("azure", "models", *of) for of in AZURE["acme"]),
             *_line(_SMALL[1:], "completions", "sandbox", 6_000, _CHAT, _STANDARD),
+            *(Workload("google", "vertex", *of) for of in GOOGLE["acme"]),
         ),
     )  # fmt: skip
 
@@ -181,6 +183,7 @@ def _globex() -> Organisation:
             Workload("aws", "bedrock", "default", "amazon.nova-pro-v1:0", 2_000, _NOVA, "2025-06-02", None, "office", {"region": "us-east-1"}),
             *(Workload("azure", "models", *of) for of in AZURE["globex"]),
             *_line(_SMALL[1:], "completions", "default", 4_000, _CHAT, _STANDARD),
+            *(Workload("google", "vertex", *of) for of in GOOGLE["globex"]),
         ),
     )  # fmt: skip
 
@@ -210,6 +213,7 @@ def attribution_rules(org: Organisation) -> list[dict[str, Any]]:
             ("anthropic", "workspace"),
             ("aws", "project"),
             ("azure", "project"),
+            ("google", "project"),
         ):
             rules.append(
                 {

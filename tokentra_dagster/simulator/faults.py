@@ -33,7 +33,7 @@ KINDS = {
 }
 STATUS = {"rate_limit": 429, "server_error": 500, "unavailable": 503, "overloaded": 529, "revoked_key": 401, "forbidden": 403}
 _WITH_TOKEN = frozenset(("repeated_page_token", "invalid_page_token"))
-PROVIDERS = ("openai", "anthropic", "aws", "azure", "langfuse")
+PROVIDERS = ("openai", "anthropic", "aws", "azure", "google", "langfuse")
 
 
 @dataclass(slots=True)

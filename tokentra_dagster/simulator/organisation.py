@@ -13,6 +13,7 @@ from typing import Any
 
 from tokentra_dagster.simulator.aws_streams import aws_dimensions
 from tokentra_dagster.simulator.azure_streams import azure_dimensions, azure_pattern
+from tokentra_dagster.simulator.google_streams import google_dimensions, google_project
 
 ORIGIN = datetime(2024, 1, 1, tzinfo=UTC)
 """A Monday. Nothing was used before; growth counts from here."""
@@ -109,6 +110,8 @@ class Organisation:
         """What an attribution rule matches the project's usage by."""
         if provider == "azure":
             return azure_pattern(slug)
+        if provider == "google":
+            return google_project(self.name, slug)
         return self.project_id(provider, slug) + ("-*" if provider == "aws" else "")
 
     @property
@@ -184,6 +187,8 @@ def _streams(org: Organisation, provider: str) -> Iterator[Stream]:
                 )
             elif provider == "azure":
                 dimensions |= azure_dimensions(org, project, str(workload.model), dimensions)
+            elif provider == "google":
+                dimensions |= google_dimensions(org, project, str(workload.model))
             else:
                 dimensions |= _anthropic_dimensions(org, project, person, keyless=dimensions.pop("keyless", False))
             yield Stream(

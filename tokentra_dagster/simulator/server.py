@@ -1,8 +1,9 @@
 """The simulated providers over HTTP, and the endpoints by which a contributor changes what they do.
 
-Addresses: OpenAI at `/openai/v1`, Anthropic at `/anthropic`, AWS at `/aws` (see `aws_api`), Azure at `/azure` (see `azure_api`),
-the gateway as Langfuse tells it at `/langfuse` (see `langfuse_api`). Keys: `sk-admin-acme` and `sk-admin-globex`,
-`sk-ant-admin01-acme` and `sk-ant-admin01-globex`, access key ids `AKIASIMacme` and `AKIASIMglobex`; any other key is refused. With `tokentra simulate` running:
+Addresses: OpenAI at `/openai/v1`, Anthropic at `/anthropic`, AWS at `/aws` (see `aws_api`), Azure at `/azure` (see `azure_api`), Google at
+`/google` (its bill, see `google_billing`) and by gRPC on a port of its own (see `google_monitoring`), the gateway as Langfuse tells it at
+`/langfuse` (see `langfuse_api`). Keys: `sk-admin-acme` and `sk-admin-globex`, `sk-ant-admin01-acme` and `sk-ant-admin01-globex`; the others
+are in docs/simulator.md, and any other key is refused. With `tokentra simulate` running:
 
     curl -H 'Authorization: Bearer sk-admin-acme' \\
       'http://127.0.0.1:8321/openai/v1/organization/usage/completions?start_time=1767225600&group_by=model'
@@ -48,6 +49,8 @@ from tokentra_dagster.simulator.aws_api import AwsApi
 from tokentra_dagster.simulator.azure_api import AzureApi
 from tokentra_dagster.simulator.companies import NAMES
 from tokentra_dagster.simulator.faults import damage
+from tokentra_dagster.simulator.google_billing import GoogleBilling
+from tokentra_dagster.simulator.google_monitoring import GoogleMonitoring
 from tokentra_dagster.simulator.langfuse_api import LangfuseApi
 from tokentra_dagster.simulator.simulation import KEY_PREFIX, Simulation
 from tokentra_dagster.simulator.wire import drop
@@ -57,6 +60,7 @@ ANTHROPIC_PATH = "/anthropic"
 AWS_PATH = "/aws"
 AZURE_PATH = "/azure"
 LANGFUSE_PATH = "/langfuse"
+GOOGLE_PATH = "/google"
 _STARTING_SECONDS = 10.0
 _STOPPING_SECONDS = 10.0
 
@@ -69,6 +73,7 @@ class RunningSimulator:
         self._socket = _listen(host, port)
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         self._server = _server(self.simulation)
+        self._google: GoogleMonitoring | None = None
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, name="simulator", daemon=True
         )
@@ -93,6 +98,17 @@ class RunningSimulator:
     def langfuse_url(self) -> str:
         return self.url + LANGFUSE_PATH
 
+    @property
+    def google_url(self) -> str:
+        """Cloud Monitoring, by gRPC. It is started when it is first asked for: most have no use for it. Raises `TokenTraError`."""
+        if self._google is None:
+            self._google = GoogleMonitoring(self.simulation)
+        return self._google.url
+
+    @property
+    def bigquery_url(self) -> str:
+        return self.url + GOOGLE_PATH
+
     def __enter__(self) -> Self:
         self._thread.start()
         deadline = time.monotonic() + _STARTING_SECONDS
@@ -104,23 +120,41 @@ class RunningSimulator:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._google is not None:
+            self._google.stop()
         self._server.should_exit = True
         self._thread.join(_STOPPING_SECONDS)
         self._socket.close()
 
 
 def serve(
-    host: str, port: int, now: datetime | None = None, scale: int = 1, ready: Callable[[str], None] = lambda url: None
+    host: str,
+    port: int,
+    now: datetime | None = None,
+    scale: int = 1,
+    ready: Callable[[str, str | None], None] = lambda url, google: None,
 ) -> None:
-    """Serve until Ctrl-C; `ready` is told the address once requests are taken. Raises `UsageError` when the port is taken."""
+    """Serve until Ctrl-C; `ready` is told the addresses once requests are taken: HTTP's, and gRPC's, which is None without the extra
+    `google`. gRPC takes the next port, or any where that one is taken. Raises `UsageError` when the port is taken."""
     listening = _listen(host, port)
+    simulation = Simulation(now, scale)
+    google = _google(simulation, host, listening.getsockname()[1] + 1)
     try:
-        ready(f"http://{host}:{listening.getsockname()[1]}")
+        ready(f"http://{host}:{listening.getsockname()[1]}", google.url if google else None)
         # uvicorn raises the signal again once it has shut down in order.
         with suppress(KeyboardInterrupt):
-            _server(Simulation(now, scale)).run(sockets=[listening])
+            _server(simulation).run(sockets=[listening])
     finally:
         listening.close()
+        if google:
+            google.stop()
+
+
+def _google(simulation: Simulation, host: str, port: int) -> GoogleMonitoring | None:
+    for chosen in (port, 0):
+        with suppress(TokenTraError):
+            return GoogleMonitoring(simulation, host, chosen)
+    return None
 
 
 def application(simulation: Simulation) -> Starlette:
@@ -154,6 +188,7 @@ def application(simulation: Simulation) -> Starlette:
             Mount(AWS_PATH, app=AwsApi(simulation, AWS_PATH)),
             Mount(AZURE_PATH, app=AzureApi(simulation, AZURE_PATH)),
             Mount(LANGFUSE_PATH, app=LangfuseApi(simulation, LANGFUSE_PATH)),
+            Mount(GOOGLE_PATH, app=GoogleBilling(simulation, GOOGLE_PATH)),
         ]
     )
 

@@ -22,6 +22,7 @@ KEY_PREFIX = {
     "aws": "AKIASIM",
     "azure": "azure-token-",
     "langfuse": "sk-lf-",
+    "google": "google-token-",
 }
 
 

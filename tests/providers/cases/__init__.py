@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.providers.cases.aws import AwsCase, AwsInvocationLogsCase
 from tests.providers.cases.azure import AzureCase
 from tests.providers.cases.coding_tools import ClaudeCodeCase, CodexCase
+from tests.providers.cases.google import GoogleCase
 from tests.providers.cases.langfuse import LangfuseCase
 from tests.providers.cases.litellm import LiteLLMCase
 from tests.providers.cases.simulated import AnthropicCase, OpenAICase
@@ -16,6 +17,7 @@ CASES: tuple[type[Case], ...] = (
     AwsCase,
     AwsInvocationLogsCase,
     AzureCase,
+    GoogleCase,
     ClaudeCodeCase,
     CodexCase,
     LiteLLMCase,
