@@ -22,8 +22,8 @@ from pathlib import Path
 from bench.load import load
 from bench.rows import DAYS, START, batches
 from bench.server import bench_connection, fresh_database
+from tokentra_dagster.dbt_manifest import dbt_executable, project_folder
 from tokentra_dagster.runtime import TELEMETRY_OFF
-from tokentra_dagster.transform import dbt_executable, project_folder
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import ConnectionRow
 

@@ -9,9 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tokentra_dagster.dbt_manifest import project_folder
 from tokentra_dagster.runtime import environment
 from tokentra_dagster.settings import Settings
-from tokentra_dagster.transform import project_folder
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.embedded import EmbeddedServer
 from tokentra_dagster.warehouse.migrate import migrate

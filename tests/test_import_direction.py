@@ -38,8 +38,9 @@ ALLOWED: dict[str, set[str]] = {
     "allocation": {"errors", "warehouse"},
     "health": {"errors", "settings", "warehouse", "ingest"},
     "build_evidence": {"markdown", "warehouse"},
-    "transform": {"build_evidence", "ingest", "quotas", "resources", "runtime", "settings", "warehouse"},
-    "retention": {"markdown", "resources", "settings", "transform", "warehouse"},
+    "dbt_manifest": {"runtime", "settings", "warehouse"},
+    "transform": {"build_evidence", "dbt_manifest", "ingest", "quotas", "resources", "runtime", "settings", "warehouse"},
+    "retention": {"dbt_manifest", "markdown", "resources", "settings", "warehouse"},
     "exports": {"errors", "analytics", "price_list", "providers", "secret_references", "settings", "usage_source", "warehouse"},
     "alerts": {"errors", "exports", "markdown", "resources", "secret_references", "settings", "warehouse"},
     "export_assets": {"alerts", "errors", "exports", "markdown", "resources", "settings", "warehouse"},
@@ -73,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
         "transform",
     },
     "runs": {"errors", "settings", "ingest", "definitions"},
-    "platform": {"errors", "runtime", "settings", "transform", "warehouse"},
+    "platform": {"dbt_manifest", "errors", "runtime", "settings", "warehouse"},
 }
 VENDORS = {"openai", "anthropic"}
 NOT_FOR = {

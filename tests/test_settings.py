@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
+from tokentra_dagster import dbt_manifest
 from tokentra_dagster.errors import SettingsError
 from tokentra_dagster.settings import KNOWN, Settings
 
@@ -25,6 +29,22 @@ def test_a_database_url_of_another_kind_is_refused_and_secrets_may_be_named() ->
     with pytest.raises(SettingsError, match="postgresql://"):
         Settings.from_environment({"TOKENTRA_DATABASE_URL": "mysql://x"})
     assert Settings.from_environment({"TOKENTRA_SECRET_OPENAI": "k"}).database_url is None
+
+
+def test_a_manifest_that_was_made_beforehand_is_used_while_no_file_of_the_project_is_newer(tmp_path, monkeypatch) -> None:
+    project = tmp_path / "dbt_project"
+    (project / "models").mkdir(parents=True)
+    (project / "models" / "one.sql").write_text("select 1")
+    monkeypatch.setattr(dbt_manifest, "project_folder", lambda: project)
+    parsed: list[Path] = []
+    monkeypatch.setattr(dbt_manifest, "_parse_into", parsed.append)
+    made = tmp_path / "manifest.json"
+    made.write_text("{}")
+    chosen = Settings.from_environment({"TOKENTRA_DBT_MANIFEST": str(made), "TOKENTRA_HOME": str(tmp_path / "home")})
+    assert dbt_manifest.ensure_manifest(chosen) == made and parsed == []
+    later = made.stat().st_mtime + 60
+    os.utime(project / "models", (later, later))  # as when a file in it was removed
+    assert dbt_manifest.ensure_manifest(chosen) == tmp_path / "home" / "dbt" / "target" / "manifest.json" and len(parsed) == 1
 
 
 def test_deliveries_are_safe_unless_the_operator_says_yes() -> None:

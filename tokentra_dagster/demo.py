@@ -26,12 +26,13 @@ from tokentra_dagster.summary import summarize
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import add_connection, add_organization, add_rule, disable_connection, organization_id
 
+GRPC = "grpc"
 ORGANIZATIONS = ("acme", "globex")
 
 
 @dataclass(frozen=True, slots=True)
 class Demonstrated:
-    """One connection of every organisation: `path` is where the simulator answers, `{org}` the organisation's name.
+    """One connection of every organisation: `path` is where the simulator answers, or `GRPC`. Texts have places for the organisation.
 
     `package` is what an extra installs; without it the connection is left out, and the demo says so.
     """
@@ -61,6 +62,15 @@ CONNECTIONS = (
     ),
     Demonstrated(
         "azure", "azure", "azure", "/azure", "azure-token-{org}", {"subscriptions": "{subscription}"}, "azure.monitor.querymetrics"
+    ),
+    Demonstrated(
+        "google", "google", "google", GRPC, "google-token-{org}",
+        {
+            "projects": "{projects}", "bigquery_endpoint": "{url}/google", "billing_table": "{billing_table}",
+            # Google itself keeps six weeks.
+            "retention_days": "400",
+        },
+        "google.cloud.monitoring_v3",
     ),
     Demonstrated("gateway", "openai", "langfuse", "/langfuse", "pk-lf-{org}:sk-lf-{org}", {"models": "gpt-*,orion-*"}),
 )  # fmt: skip
@@ -101,16 +111,23 @@ def run_demo(settings: Settings, days: int) -> None:
 
 def _set_up(database: Database, simulator, shown: list[Demonstrated]) -> None:  # type: ignore[no-untyped-def]
     from tokentra_dagster.simulator.azure_streams import SUBSCRIPTIONS
+    from tokentra_dagster.simulator.google_billing import table_of
+    from tokentra_dagster.simulator.google_streams import google_projects
 
     with database.connect() as db:
         for name in ORGANIZATIONS:
             add_organization(db, name)
+            places = {
+                "org": name, "url": simulator.url, "subscription": SUBSCRIPTIONS[name],
+                "projects": ",".join(google_projects(simulator.simulation.organisation(name))), "billing_table": table_of(name),
+            }  # fmt: skip
             for one in shown:
+                url = simulator.google_url if one.path == GRPC else simulator.url + one.path
                 variable = f"TOKENTRA_SECRET_DEMO_{name}_{one.name}".upper()
-                os.environ[variable] = one.secret.format(org=name)
-                options = {key: value.format(org=name, subscription=SUBSCRIPTIONS[name]) for key, value in one.options.items()}
+                os.environ[variable] = one.secret.format(**places)
+                options = {key: value.format(**places) for key, value in one.options.items()}
                 add_connection(
-                    db, org=name, name=one.name, provider=one.provider, secret_ref=f"env:{variable}", base_url=simulator.url + one.path,
+                    db, org=name, name=one.name, provider=one.provider, secret_ref=f"env:{variable}", base_url=url,
                     options=options, integration=one.integration, source=integration_of(one.integration).source_of(options),
                 )  # fmt: skip
             for fill in simulator.simulation.attribution(name):

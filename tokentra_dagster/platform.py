@@ -15,10 +15,10 @@ from typing import NoReturn
 
 import click
 
+from tokentra_dagster.dbt_manifest import ensure_manifest
 from tokentra_dagster.errors import TokenTraError
 from tokentra_dagster.runtime import environment
 from tokentra_dagster.settings import Settings
-from tokentra_dagster.transform import ensure_manifest
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.embedded import EmbeddedServer
 from tokentra_dagster.warehouse.migrate import migrate

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import dagster as dg
 from pydantic import Field
 
+from tokentra_dagster.dbt_manifest import rollups
 from tokentra_dagster.markdown import bullets, table
 from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.settings import Settings
-from tokentra_dagster.transform import rollups
 from tokentra_dagster.warehouse.retention import Report, expire
 
 

@@ -16,6 +16,7 @@ KNOWN = {
     "TOKENTRA_DATABASE_PORT": "port of the embedded database on 127.0.0.1 (default: one that is free, then kept)",
     "TOKENTRA_UI_PORT": "port of the Dagster UI on 127.0.0.1 (default: 3000)",
     "TOKENTRA_COLLECTOR_PORT": "port of the collector of events on 127.0.0.1, or 0: `tokentra up` starts none (default: 4318)",
+    "TOKENTRA_DBT_MANIFEST": "manifest.json that `dbt parse` made beforehand, as for an image; used while no file of the project is newer",
     "TOKENTRA_RETENTION_MINUTE_DAYS": "days that records of minutes are kept, or forever (default: 90)",
     "TOKENTRA_RETENTION_RAW_DAYS": "days that records of any width are kept, then by whole months, or forever (default: 400)",
     "TOKENTRA_RETENTION_HOURLY_DAYS": "days that hourly rollups are kept, or forever (default: 90)",
@@ -63,6 +64,8 @@ class Settings:
     retention: RetentionDays = RetentionDays()
     delivery_plain_text: bool = False
     delivery_private_targets: bool = False
+    dbt_manifest: Path | None = None
+    """A manifest that was made beforehand."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -86,6 +89,7 @@ class Settings:
             retention=_retention(env),
             delivery_plain_text=_yes(env, "TOKENTRA_DELIVERY_PLAIN_TEXT"),
             delivery_private_targets=_yes(env, "TOKENTRA_DELIVERY_PRIVATE_TARGETS"),
+            dbt_manifest=Path(made).absolute() if (made := env.get("TOKENTRA_DBT_MANIFEST")) else None,
         )
 
 

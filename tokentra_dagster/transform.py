@@ -2,12 +2,11 @@
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets as they are.
 
-import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,86 +14,19 @@ import dagster as dg
 from dagster_dbt import DagsterDbtTranslator, DbtCliResource, dbt_assets
 
 from tokentra_dagster.build_evidence import changes_table, model_evidence
+from tokentra_dagster.dbt_manifest import dbt_executable, ensure_manifest, project_folder, target_folder
 from tokentra_dagster.ingest.assets import RECORDS
 from tokentra_dagster.quotas.counters import rebuild_counters
 from tokentra_dagster.resources import Warehouse
 from tokentra_dagster.runtime import TELEMETRY_OFF
 from tokentra_dagster.settings import Settings
 from tokentra_dagster.warehouse.database import Database
-from tokentra_dagster.warehouse.retention import Rollup
 
 KEPT_RUNS = 20
 HOURS_SECONDS = 300
 """The longest that a flush builds the hours it touched by itself."""
-PLACEHOLDERS = {f"TOKENTRA_PG_{part}": "1" for part in ("HOST", "PORT", "USER", "PASSWORD", "DBNAME")}
-
-
-def project_folder() -> Path:
-    """The dbt project: inside an installed package, or beside it in a checkout."""
-    inside = Path(__file__).parent / "dbt_project"
-    return inside if inside.exists() else Path(__file__).parent.parent / "dbt_project"
-
-
-def target_folder(settings: Settings) -> Path:
-    return settings.home / "dbt" / "target"
-
-
-def ensure_manifest(settings: Settings) -> Path:
-    """The manifest of the project as it is on disk now; `dbt parse` runs only when a file is newer. Needs no database.
-
-    Several processes may ask at once: one parses, beside what the others read, and its manifest takes the old one's place whole.
-    """
-    import fasteners
-
-    target = target_folder(settings)
-    manifest = target / "manifest.json"
-    if _is_current(manifest):
-        return manifest
-    target.mkdir(parents=True, exist_ok=True)
-    with fasteners.InterProcessLock(target.parent / ".parse.lock"):
-        if not _is_current(manifest):
-            _parse_into(target)
-    return manifest
-
-
-def _is_current(manifest: Path) -> bool:
-    project = project_folder()
-    sources = [path for path in project.rglob("*") if path.suffix in (".sql", ".yml", ".csv") and "target" not in path.parts]
-    return manifest.exists() and max(path.stat().st_mtime for path in sources) <= manifest.stat().st_mtime
-
-
-def _parse_into(target: Path) -> None:
-    project, fresh = str(project_folder()), target.parent / "parsed"
-    command = [
-        dbt_executable(), "--quiet", "parse", "--project-dir", project, "--profiles-dir", project,
-        "--target-path", str(fresh), "--log-path", str(target.parent / "logs"),
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, env={**PLACEHOLDERS, **os.environ, **TELEMETRY_OFF}, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"dbt parse failed:\n{done.stdout}\n{done.stderr}")
-    (fresh / "manifest.json").touch()
-    (fresh / "manifest.json").replace(target / "manifest.json")
-
-
-def rollups(settings: Settings) -> list[Rollup]:
-    """Every model that follows the changes of usage, as the project says: retention waits for all of them, and expires those
-    with a `window_column` (`meta: kept_longer_days` where a later day looks back at them)."""
-    nodes = json.loads(ensure_manifest(settings).read_text())["nodes"].values()
-    return [
-        Rollup(
-            node["alias"], node["schema"], node["config"].get("window_column"),
-            int(node["config"].get("meta", {}).get("kept_longer_days", 0)),
-        )
-        for node in nodes
-        if node["resource_type"] == "model" and any("end_changes" in hook["sql"] for hook in node["config"]["post-hook"])
-    ]  # fmt: skip
-
-
-def dbt_executable() -> str:
-    """The dbt of this environment, whatever PATH says."""
-    return str(Path(sys.executable).parent / "dbt")
+PARTIAL_PARSE = "partial_parse.msgpack"
+"""dbt's own file of what it has parsed."""
 
 
 def keep_newest(folder: Path, count: int) -> None:
@@ -102,6 +34,18 @@ def keep_newest(folder: Path, count: int) -> None:
     runs = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
     for old in runs[:-count]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _parsed_before(parsed: Path, target: Path) -> Iterator[None]:
+    """Give dbt what the run before parsed, so that it reads only files that changed since; keep it for the next one."""
+    target.mkdir(parents=True, exist_ok=True)
+    if parsed.exists():
+        shutil.copy(parsed, target / PARTIAL_PARSE)
+    yield
+    # The next run may begin meanwhile: it finds the old one or the new one, whole.
+    if (target / PARTIAL_PARSE).exists():
+        (target / PARTIAL_PARSE).replace(parsed)
 
 
 def build_hours(settings: Settings, database: Database) -> str | None:
@@ -187,9 +131,11 @@ def dbt_definitions(settings: Settings) -> tuple[dg.AssetsDefinition, DbtCliReso
         database = warehouse.database()
         arguments = ["build", "--exclude-resource-type", "unit_test", *(["--full-refresh"] if config.full_refresh else [])]
         target = target_folder(settings).parent / "runs" / context.run_id
+        parsed = target_folder(settings).parent / PARTIAL_PARSE
         try:
-            for event in dbt.cli(arguments, context=context, target_path=target).stream():
-                yield _with_evidence(event, database) if isinstance(event, dg.Output) else event
+            with _parsed_before(parsed, target):
+                for event in dbt.cli(arguments, context=context, target_path=target).stream():
+                    yield _with_evidence(event, database) if isinstance(event, dg.Output) else event
         finally:
             keep_newest(target.parent, KEPT_RUNS)
         # Restated usage corrects what quotas have counted (correction 30).

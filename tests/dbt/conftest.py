@@ -16,8 +16,8 @@ from dbt.contracts.graph.manifest import Manifest
 from dbt_common.behavior_flags import BehaviorFlagRendered
 
 from tests.dbt.usage_case import UsageCase
+from tokentra_dagster.dbt_manifest import project_folder
 from tokentra_dagster.runtime import TELEMETRY_OFF
-from tokentra_dagster.transform import project_folder
 from tokentra_dagster.warehouse.database import Database
 
 

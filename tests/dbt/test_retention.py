@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.warehouse_data import HOUR, connection, load, one, record, rows
+from tokentra_dagster.dbt_manifest import rollups
 from tokentra_dagster.ingest.authority import set_authority
 from tokentra_dagster.settings import RetentionDays, Settings
-from tokentra_dagster.transform import rollups
 from tokentra_dagster.warehouse.retention import Rollup, expire
 
 RULES = RetentionDays(minute=10, raw=60, hourly=20, daily=400)
@@ -123,7 +123,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 from tokentra_dagster.settings import RetentionDays, Settings
-from tokentra_dagster.transform import rollups
+from tokentra_dagster.dbt_manifest import rollups
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.retention import expire
 models = rollups(Settings.from_environment({"TOKENTRA_HOME": sys.argv[2]}))

@@ -33,7 +33,7 @@ def retention(dry_run: bool, as_json: bool) -> None:
 def _preview() -> tuple[list[dict[str, Any]], list[str]]:
     from datetime import UTC, datetime
 
-    from tokentra_dagster.transform import rollups
+    from tokentra_dagster.dbt_manifest import rollups
     from tokentra_dagster.warehouse.retention import preview
 
     chosen = settings()
