@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Any
@@ -24,8 +24,8 @@ from tokentra_dagster.errors import PermanentError
 from tokentra_dagster.providers.base import ConnectionConfig, Window
 from tokentra_dagster.providers.options import Options
 from tokentra_dagster.providers.payload import BadItem, instant, optional_count, optional_text
-from tokentra_dagster.providers.request_groups import Group, Sums, record
-from tokentra_dagster.records import GRANULARITY_SECONDS, Item, RejectedItem, token_problem
+from tokentra_dagster.providers.request_groups import Group, Sums, prompt_length, record
+from tokentra_dagster.records import Item, RejectedItem, floor, token_problem
 
 OPTIONS = ("models", "input_includes_cache")
 TYPES = ("GENERATION", "EMBEDDING")
@@ -36,8 +36,7 @@ MODELS = {
     "google": ("gemini-*", "google/*", "vertex_ai/*"),
 }
 """Models of a provider, unless the option says so; for azure and aws it has to."""
-LENGTHS = ((128_000, "0-128k"), (200_000, "128k-200k"), (272_000, "200k-272k"))
-LONGEST = "272k-10M"
+LENGTHS, LONGEST = (128_000, 200_000, 272_000), 10_000_000
 _READ = ("input_cached_tokens", "cache_read_input_tokens", "input_cache_read")
 _WRITTEN = ("cache_creation_input_tokens", "input_cache_creation", "input_cache_creation_tokens")
 _WRITTEN_5M, _WRITTEN_1H = "input_cache_creation_5m", "input_cache_creation_1h"
@@ -63,7 +62,6 @@ class Generations:
 
     def records(self, items: Iterable[Mapping[str, Any]], window: Window) -> Iterator[Item]:
         """Records of the observations, in the API's spelling, that began in the window. One that comes again does not count again."""
-        width = GRANULARITY_SECONDS[window.granularity]
         groups: dict[Group, Sums] = {}
         seen: set[bytes] = set()
         self._others = set()
@@ -77,7 +75,7 @@ class Generations:
                 seen.add(identity)
                 model = optional_text(item, "model") or optional_text(item, "providedModelName")
                 if self._is_ours(model):
-                    self._count(groups, item, str(model), datetime.fromtimestamp(at.timestamp() // width * width, UTC))
+                    self._count(groups, item, str(model), floor(at, window.granularity))
             except BadItem as bad:
                 kept = {name: item.get(name) for name in ("id", "traceId", "startTime", "model", "usageDetails")}
                 yield RejectedItem(reason=f"{self._name}: {bad}", payload=kept, bucket_start=at or window.start)
@@ -113,7 +111,7 @@ class Generations:
             user_id=optional_text(item, "userId"),
             api_key_id=None,
             service_tier=None,
-            context_window=_length_of(tokens[0]),
+            context_window=prompt_length(tokens[0], LENGTHS, LONGEST),
             names=tuple((name, value) for name in ("environment",) if (value := optional_text(item, name))),
             metadata=(),
             knows_latency=took is not None,
@@ -158,10 +156,6 @@ class Generations:
             "usageDetails do not say whether input holds what the cache served (total is none of the sums); "
             "set the option input_includes_cache"
         )
-
-
-def _length_of(sent: int | None) -> str | None:
-    return None if sent is None else next((name for most, name in LENGTHS if sent <= most), LONGEST)
 
 
 def _is_received(name: str) -> bool:

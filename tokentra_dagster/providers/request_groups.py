@@ -6,8 +6,9 @@ unknown. The length of the prompt is a dimension, because prices are per request
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -62,6 +63,23 @@ class Sums:
             self.latencies.append(latency_ms)
         if error is not None:
             self.errors[error] += 1
+
+
+def prompt_length(tokens: int | None, bounds: Sequence[int], top: int) -> str | None:
+    """In which price tier a prompt lies (`context_window`), e.g. `128k-200k`: above one of the ascending `bounds`, up to the next.
+    `top` is what the last one is called up to. None: the length is not known."""
+    if tokens is None:
+        return None
+    edges = (0, *bounds, top)
+    place = bisect_left(bounds, tokens)
+    return f"{_short(edges[place])}-{_short(edges[place + 1])}"
+
+
+def _short(tokens: int) -> str:
+    for size, letter in ((1_000_000, "M"), (1_000, "k")):
+        if tokens >= size:
+            return f"{tokens // size}{letter}"
+    return str(tokens)
 
 
 def record(group: Group, sums: Sums, granularity: Granularity) -> UsageRecord:
