@@ -37,8 +37,6 @@ OPTIONS = (
     "location", "bucket_region", "accounts", "regions", "models", "delivery_lag_hours", "attribution", "keep_metadata",
     *aws_client.OPTIONS,
 )  # fmt: skip
-FILLED = ("team", "project", "cost_center", "feature", "environment", "user")
-"""What a request's own metadata can say, each by the key of the same name unless the option `attribution` names another."""
 HOUR = timedelta(hours=1)
 LONGEST_LINE = 32 << 20
 LENGTHS, LONGEST = (100_000, 272_000), 10_000_000
@@ -66,7 +64,7 @@ class AwsInvocationLogSource:
         self._regions = options.texts("regions")
         self._lag = options.whole("delivery_lag_hours", 2, 0, 48)
         self._keep = options.texts("keep_metadata")
-        self._keys = dict(zip(FILLED, FILLED, strict=True)) | dict(_pair(options, text) for text in options.texts("attribution"))
+        self._keys = options.attribution()
         self._catalogue = Catalogue(self._aws, named_models(options))
         self._remarks: list[str] = []
 
@@ -203,14 +201,6 @@ class AwsInvocationLogSource:
             knows_latency=one.latency_ms is not None,
             knows_tokens=one.input_tokens is not None and one.output_tokens is not None,
         )
-
-
-def _pair(options: Options, text: str) -> tuple[str, str]:
-    """`team=squad` of the option `attribution`: the team is what the metadata call squad."""
-    name, found, key = text.partition("=")
-    if name.strip() not in FILLED or not found or not key.strip():
-        raise options.wrong("attribution", text, f"write KIND=KEY, where KIND is one of {', '.join(FILLED)}, e.g. team=squad")
-    return name.strip(), key.strip()
 
 
 def _hour(moment: datetime) -> datetime:

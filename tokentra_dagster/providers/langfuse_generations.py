@@ -60,17 +60,26 @@ class Generations:
         self._includes_cache = options.one_of("input_includes_cache", ("auto", "yes", "no"), "auto")
         self._others: set[str] = set()
 
-    def records(self, items: Iterable[Mapping[str, Any]], window: Window) -> Iterator[Item]:
-        """Records of the observations, in the API's spelling, that began in the window. One that comes again does not count again."""
+    def records(self, items: Iterable[Mapping[str, Any] | RejectedItem], window: Window) -> Iterator[Item]:
+        """Records of the observations, in the API's spelling, that began in the window. One that comes again does not count again;
+        what was rejected before is passed on."""
         groups: dict[Group, Sums] = {}
         seen: set[bytes] = set()
         self._others = set()
         for item in items:
+            if isinstance(item, RejectedItem):
+                yield item
+                continue
             at: datetime | None = None
             try:
                 at = instant(item, "startTime")
-                identity = hashlib.blake2b(str(item.get("id")).encode(), digest_size=16).digest()
-                if not window.start <= at < window.end or identity in seen:
+                if not window.start <= at < window.end:
+                    continue
+                name = optional_text(item, "id")
+                if name is None:
+                    raise BadItem("the observation has no id")
+                identity = hashlib.blake2b(name.encode(), digest_size=16).digest()
+                if identity in seen:
                     continue
                 seen.add(identity)
                 model = optional_text(item, "model") or optional_text(item, "providedModelName")
@@ -101,8 +110,7 @@ class Generations:
 
     def _count(self, groups: dict[Group, Sums], item: Mapping[str, Any], model: str, start: datetime) -> None:
         tokens = self._tokens(item)
-        latency, failed = item.get("latency"), item.get("level") == "ERROR"
-        took = round(Decimal(str(latency)) * 1000) if isinstance(latency, int | float | Decimal) and latency >= 0 else None
+        took, failed = _milliseconds(item.get("latency")), item.get("level") == "ERROR"
         group = Group(
             bucket_start=start,
             model=model,
@@ -117,7 +125,9 @@ class Generations:
             knows_latency=took is not None,
             knows_tokens=tokens[0] is not None,
         )
-        groups.setdefault(group, Sums()).add(*tokens, took, "error" if failed else None)
+        groups.setdefault(group, Sums()).add(
+            *tokens, took, "error" if failed else None, first_token_ms=_milliseconds(item.get("timeToFirstToken"))
+        )
 
     def _tokens(self, item: Mapping[str, Any]) -> Tokens:
         """Raises `BadItem` for counts that cannot be, or that say nothing for certain."""
@@ -156,6 +166,10 @@ class Generations:
             "usageDetails do not say whether input holds what the cache served (total is none of the sums); "
             "set the option input_includes_cache"
         )
+
+
+def _milliseconds(seconds: object) -> int | None:
+    return round(Decimal(str(seconds)) * 1000) if isinstance(seconds, int | float | Decimal) and seconds >= 0 else None
 
 
 def _is_received(name: str) -> bool:

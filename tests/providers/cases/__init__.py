@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.providers.cases.aws import AwsCase, AwsInvocationLogsCase
 from tests.providers.cases.azure import AzureCase
 from tests.providers.cases.coding_tools import ClaudeCodeCase, CodexCase
+from tests.providers.cases.gateway_files import HeliconeCase, LangfuseExportCase
 from tests.providers.cases.langfuse import LangfuseCase
 from tests.providers.cases.litellm import LiteLLMCase
 from tests.providers.cases.simulated import AnthropicCase, OpenAICase
@@ -20,4 +21,6 @@ CASES: tuple[type[Case], ...] = (
     CodexCase,
     LiteLLMCase,
     LangfuseCase,
+    LangfuseExportCase,
+    HeliconeCase,
 )
