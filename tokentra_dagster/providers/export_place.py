@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -84,16 +85,20 @@ class Folder:
     def _keys(self, folder: Path) -> Iterator[str]:
         if not folder.is_dir():
             return
-        for one in folder.rglob("*"):
-            below = one.relative_to(self.path)
-            if one.is_file() and not any(part.startswith(".") for part in below.parts):
-                yield below.as_posix()
+        # A folder that cannot be listed is an error: passed over, it would look like one without files.
+        for root, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            yield from (Path(root, name).relative_to(self.path).as_posix() for name in files if not name.startswith("."))
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except (PermissionError, FileNotFoundError) as error:
+        except (PermissionError, FileNotFoundError, NotADirectoryError) as error:
             raise PermanentError(
                 f"{self.name}: {error.filename} cannot be read ({error.strerror}); allow it to the user that syncs"
             ) from None
+
+
+def _raise(error: OSError) -> None:
+    raise error
