@@ -23,7 +23,7 @@ from tokentra_dagster.providers.payload import BadItem
 LONGEST_ROW = 64 << 20
 """A row can hold a whole prompt and its answer."""
 _PIECE = 1 << 16
-_BATCH = 2048
+_BATCH = 256
 _BETWEEN = re.compile(r"[\s,]*")
 _TEXT_ENDS = (".jsonl", ".json", ".csv")
 _DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=lambda name: _no_constant(name))

@@ -12,10 +12,10 @@ from typing import ClassVar
 
 from tests.providers import helicone_files, langfuse_files
 from tests.providers.cases.coding_tools import FILES
-from tests.providers.conformance import DAY, NOW, ONE_DAY, PERMANENT, TRANSIENT, Case, Totals
+from tests.providers.conformance import DAY, HOURS, NOW, ONE_DAY, PERMANENT, TRANSIENT, Case, Totals
 from tests.providers.langfuse_server import generations
 from tokentra_dagster.providers import open_source
-from tokentra_dagster.providers.base import ConnectionConfig, Source
+from tokentra_dagster.providers.base import ConnectionConfig, Source, Window
 
 _BEGIN = DAY - timedelta(days=92)
 _NETWORK = dict.fromkeys((*PERMANENT, *TRANSIENT, "paging", "secret"), FILES + "; S3 is in test_langfuse_export_source.py")
@@ -41,6 +41,11 @@ class LangfuseExportCase(Case):
             if one.model.startswith("gpt") and start <= one.at < end:
                 found.update(requests=1, input=one.sent, output=one.received, cached=one.read, written=one.written)
         return +found
+
+    def crowd(self, times: int) -> tuple[Window, int | None]:
+        self.made = generations(11, DAY, DAY + HOURS, 300 * times)
+        self._write()
+        return Window(DAY, DAY + HOURS, "1h"), 300 * times
 
     def restate(self, start: datetime, end: datetime) -> None:
         self.made = [replace(one, received=one.received + 3) if start <= one.at < end else one for one in self.made]
@@ -90,6 +95,11 @@ class HeliconeCase(Case):
                 )
         return +found
 
+    def crowd(self, times: int) -> tuple[Window, int | None]:
+        self.made = helicone_files.requests(11, DAY, DAY + HOURS, 300 * times)
+        self._write()
+        return Window(DAY, DAY + HOURS, "1h"), 300 * times
+
     def restate(self, start: datetime, end: datetime) -> None:
         self.made = [replace(one, received=one.received + 3) if start <= one.at < end else one for one in self.made]
         self._write()
@@ -102,7 +112,8 @@ class HeliconeCase(Case):
     def _write(self) -> None:
         """Four files that overlap, in both formats that say everything."""
         mixed = random.Random(9).sample(self.made, len(self.made))
+        fourth = len(mixed) * 7 // 30
         for n in range(4):
-            part = mixed[n * 350 : n * 350 + 500]
+            part = mixed[n * fourth : n * fourth + fourth * 4 // 3]
             (self.folder / f"{n}.jsonl").write_text(helicone_files.lines(part))
-        (self.folder / "rest.json").write_text(helicone_files.array(mixed[1400:]))
+        (self.folder / "rest.json").write_text(helicone_files.array(mixed[4 * fourth :]))

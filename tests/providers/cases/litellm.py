@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tests.providers.conformance import DAY, NOW, Case, Totals
+from tests.providers.conformance import DAY, HOURS, NOW, Case, Totals
 from tests.providers.litellm_log import SECRET, requests, spend_log
-from tokentra_dagster.providers import open_source
-from tokentra_dagster.providers.base import ConnectionConfig, Source
+from tokentra_dagster.providers import litellm, open_source
+from tokentra_dagster.providers.base import ConnectionConfig, Source, Window
 from tokentra_dagster.providers.litellm import LiteLLMSource
 
 _HTTP = "it is asked over PostgreSQL, which has no such answer"
@@ -63,6 +63,11 @@ class LiteLLMCase(Case):
                     written=(one.written or 0) * asked,
                 )  # fmt: skip
         return +found
+
+    def crowd(self, times: int) -> tuple[Window, int | None]:
+        self.fixture("monkeypatch").setattr(litellm, "PAGE", 100)
+        self.log.write(requests(11, DAY, DAY + HOURS, 300 * times))
+        return Window(DAY, DAY + HOURS, "1h"), 300 * times
 
     def restate(self, start: datetime, end: datetime) -> None:
         """Rows that were written late."""
