@@ -100,8 +100,8 @@ NOT_FOR = {
     "exports": {"sqlalchemy", "dagster", *VENDORS},
     "collector": {"sqlalchemy", "dagster", "pandas", "pyarrow", *VENDORS},
 }
-# One reads the files that a provider exports, imported when one is read; the API of the other is its database.
-EXCEPT = {"providers/table_rows.py": {"pyarrow"}, "providers/litellm.py": {"psycopg"}}
+# Two read the files that a provider or gateway exports, imported when one is read; the API of the third is its database.
+EXCEPT = {"providers/table_rows.py": {"pyarrow"}, "providers/export_rows.py": {"pyarrow"}, "providers/litellm.py": {"psycopg"}}
 
 
 def _modules() -> list[Path]:

@@ -17,8 +17,9 @@ from tokentra_dagster.commands.look import echo_allocation, echo_summary
 from tokentra_dagster.commands.work import run_sync
 from tokentra_dagster.errors import TokenTraError
 from tokentra_dagster.ingest.assets import partition_range_tags
-from tokentra_dagster.ingest.windows import DAY, floor
+from tokentra_dagster.ingest.windows import DAY
 from tokentra_dagster.providers import integration_of
+from tokentra_dagster.records import floor
 from tokentra_dagster.runs import must_succeed, run_job
 from tokentra_dagster.runtime import prepare
 from tokentra_dagster.settings import Settings

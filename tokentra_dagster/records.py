@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -123,6 +123,12 @@ class EntityName:
 
 
 Item = UsageRecord | CostRecord | RejectedItem
+
+
+def floor(moment: datetime, granularity: str) -> datetime:
+    """The start of the bucket that holds `moment`."""
+    seconds = GRANULARITY_SECONDS[granularity]
+    return datetime.fromtimestamp(moment.timestamp() // seconds * seconds, UTC)
 
 
 def field_names(kind: type) -> tuple[str, ...]:

@@ -6,6 +6,9 @@ A new source writes one file in `tests/providers/cases/` and is listed in `cases
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
+import tracemalloc
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +16,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import clear_cache
 
 from tokentra_dagster.providers.base import Source, Window
 from tokentra_dagster.records import Item, UsageRecord
@@ -22,10 +26,14 @@ NOW = datetime(2026, 11, 24, 13, 37, tzinfo=UTC)
 DAY = datetime(2026, 11, 20, tzinfo=UTC)
 """A whole day that every peer has usage of, and that is restated no more unless `restate` says so."""
 ONE_DAY = timedelta(days=1)
+HOURS = timedelta(hours=3)
+"""Those that `crowd` fills where the peer lists requests: few, so that what is kept for each hour is soon all there."""
 PERMANENT = ("wrong_key", "forbidden")
 TRANSIENT = ("rate_limit", "server_error", "timeout", "dropped")
 BROKEN = ("truncated", "bad_record")
-TOPICS = ("paging", "restatement", *PERMANENT, *TRANSIENT, *BROKEN, "secret")
+TOPICS = ("paging", "restatement", *PERMANENT, *TRANSIENT, *BROKEN, "secret", "patience", "memory")
+
+FORK = multiprocessing.get_context("fork")
 
 Totals = Counter[str]
 """requests, input, output, cached, written: what counts in a window. What a source cannot tell is in nobody's totals."""
@@ -46,6 +54,8 @@ class Case(ABC):
     """Of hours and of days: what is beyond the providers' own limits."""
     largest_day: ClassVar[timedelta] = ONE_DAY
     """How much of a day is read where a whole one would be large."""
+    patience: float = 0.0
+    """Seconds for which the fault `rate_limit` asks (Retry-After)."""
 
     @abstractmethod
     def running(self, folder: Path) -> AbstractContextManager[None]:
@@ -68,12 +78,44 @@ class Case(ABC):
         raise NotImplementedError
 
     def fault(self, kind: str, times: int = 1) -> None:
-        """Let the next `times` answers go wrong: one of PERMANENT, TRANSIENT, BROKEN. `rate_limit` asks for 0 seconds of patience."""
+        """Let the next `times` answers go wrong: one of PERMANENT, TRANSIENT, BROKEN. `rate_limit` asks for `patience`."""
+        raise NotImplementedError
+
+    def crowd(self, times: int) -> tuple[Window, int | None]:
+        """A window with `times` as much to read as with one, many pages long, and of how many requests; None where the peer itself
+        sums them, so that each record is what is read."""
         raise NotImplementedError
 
     def empty_window(self) -> Window:
         """One without any usage, of which the source may speak."""
         return Window(datetime(2023, 6, 1, tzinfo=UTC), datetime(2023, 6, 2, tzinfo=UTC), "1h")
+
+
+def peak(source: Source, window: Window) -> tuple[int, int]:
+    """Bytes that reading the window needs at its peak when nothing of it is kept, and how many items it gave. In a process of its own:
+    what the peer needs is not counted."""
+    here, there = FORK.Pipe()
+    reader = FORK.Process(target=_read, args=(source, window, there), daemon=True)
+    reader.start()
+    try:
+        assert here.poll(60), "it did not end in a minute"
+        found: tuple[int, int] = here.recv()
+        return found
+    finally:
+        reader.kill()
+        reader.join()
+
+
+def _read(source: Source, window: Window, there: Any) -> None:
+    # What was there before is not looked at; circular rubbish and the addresses that urllib remembers would look like something kept.
+    gc.freeze()
+    tracemalloc.start()
+    items = 0
+    for _ in source.usage(window):
+        items += 1
+        clear_cache()
+        gc.collect()
+    there.send((tracemalloc.get_traced_memory()[1], items))
 
 
 def totals(items: Iterable[Item]) -> Totals:

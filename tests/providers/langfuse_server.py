@@ -78,6 +78,8 @@ class Langfuse:
         self.made = list(made)
         self.faults: list[str] = []
         self.answers = 0
+        self.patience = 0.0
+        """What a rate limit asks for, in seconds."""
         self.raw: dict[str, dict[str, Any]] = {}
         """Id -> what an observation says instead."""
         self._lock = threading.Lock()
@@ -115,7 +117,7 @@ class Langfuse:
             time.sleep(4)
         handler.send_response(status)
         if fault == "rate_limit":
-            handler.send_header("Retry-After", "0")
+            handler.send_header("Retry-After", f"{self.patience:g}")
         handler.send_header("Content-Type", "application/json")
         sent = body[: len(body) // 2] if fault in ("dropped", "truncated") else body
         handler.send_header("Content-Length", str(len(sent if fault == "truncated" else body)))

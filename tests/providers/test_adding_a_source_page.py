@@ -35,6 +35,7 @@ FURTHER = {
 NOT_ASKED = {
     "test_what_only_a_person_can_mend_stops_at_once_with_one_sentence", "test_what_passes_is_tried_again_and_nothing_is_lost",
     "test_what_does_not_pass_is_given_up_after_the_retries_and_is_transient", "test_the_secret_is_in_no_error_no_log_and_no_repr",
+    "test_a_rate_limit_that_asks_for_patience_gets_it",
 }  # fmt: skip
 """About a network that a folder of files has not."""
 

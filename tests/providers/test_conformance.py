@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.providers.cases import CASES
-from tests.providers.conformance import BROKEN, DAY, ONE_DAY, PERMANENT, TOPICS, TRANSIENT, Case, key_of, totals
+from tests.providers.conformance import BROKEN, DAY, ONE_DAY, PERMANENT, TOPICS, TRANSIENT, Case, key_of, peak, totals
 from tokentra_dagster.errors import PermanentError, TransientError
 from tokentra_dagster.providers import INTEGRATIONS
 from tokentra_dagster.providers.base import Source, Window
 from tokentra_dagster.records import RejectedItem, UsageRecord, split
+
+MOST_BYTES_EACH = 600
+"""What tells a repeat is 100 bytes, what is kept of every answer and hour some hundred; a row or a record that is kept, above 1,100."""
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
@@ -115,7 +120,7 @@ def test_what_only_a_person_can_mend_stops_at_once_with_one_sentence(case, kind)
     with pytest.raises(PermanentError) as raised:
         read(case.source(), day_of(case))
     assert "\n" not in str(raised.value)
-    assert case.answers() - before <= 12, "it kept asking"
+    assert 0 < case.answers() - before <= 12, "it kept asking"
 
 
 @pytest.mark.parametrize("kind", TRANSIENT)
@@ -135,6 +140,32 @@ def test_what_does_not_pass_is_given_up_after_the_retries_and_is_transient(case,
     with pytest.raises(TransientError):
         read(case.source(), day_of(case))
     assert case.answers() - before <= 24, "retries are bounded"
+
+
+def test_a_rate_limit_that_asks_for_patience_gets_it(case, monkeypatch):
+    skip_unless(case, "rate_limit")
+    skip_unless(case, "patience")
+    case.patience, slept, own = 7.0, [], threading.get_ident()
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: slept.append(seconds) if threading.get_ident() == own else sleep(seconds))
+    case.fault("rate_limit")
+    assert totals(read(case.source(), day_of(case))[0]) == case.truth(DAY, DAY + case.largest_day)
+    assert max(slept, default=0.0) >= 7
+
+
+def test_ten_times_as_much_needs_little_more_memory(case):
+    """What tells a repeat may be kept of each request, but no request, page or record."""
+    skip_unless(case, "memory")
+    source, found = case.source(), []
+    for times in (1, 10):
+        window, requests = case.crowd(times)
+        if times == 1:
+            read(source, window)  # what is imported and remembered once does not count
+        needed, items = peak(source, window)
+        found.append((needed, requests or items))
+    (little, few), (more, many) = found
+    assert many > 5 * few
+    assert (more - little) / (many - few) < MOST_BYTES_EACH, f"{little:,} bytes for {few:,}, {more:,} for {many:,}"
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
+from tests.providers.helicone_files import Asked, lines
+from tests.providers.langfuse_files import run, write
 from tests.providers.langfuse_server import PUBLIC, Generated, Langfuse
 from tests.providers.langfuse_server import SECRET as LANGFUSE_SECRET
 from tests.providers.litellm_log import SECRET, spend_log
@@ -25,6 +27,9 @@ def test_every_statement_and_command_of_the_page_runs(database, server_url, tmp_
         monkeypatch.setenv(f"TOKENTRA_{name}", value)
     monkeypatch.setenv("LITELLM_PASSWORD", SECRET)
     monkeypatch.setenv("LANGFUSE_KEYS", f"{PUBLIC}:{LANGFUSE_SECRET}")
+    write(tmp_path / "langfuse", run([Generated("g1", DAY, "gpt-4o", 100, 10)], DAY, WINDOW.end))
+    (tmp_path / "helicone").mkdir()
+    (tmp_path / "helicone" / "export.jsonl").write_text(lines([Asked("r1", DAY)]))
     (statements,) = re.findall(r"```sql\n(.*?)```", PAGE, re.S)
     with spend_log(server_url) as log, Langfuse([Generated("g1", DAY, "gpt-4o", 100, 10)]).running() as langfuse:
         log.write(requests(1, DAY, WINDOW.end, 40))
@@ -34,7 +39,7 @@ def test_every_statement_and_command_of_the_page_runs(database, server_url, tmp_
         assert statements.splitlines()[0] == "CREATE ROLE usage_reader LOGIN PASSWORD '...';"
         for command in COMMANDS:
             told = command.replace("postgresql://usage_reader@db.example:5432/litellm", log.address)
-            told = told.replace("https://langfuse.example", langfuse.url)
+            told = told.replace("https://langfuse.example", langfuse.url).replace("=/data/", f"={tmp_path}/")
             done = CliRunner().invoke(cli, shlex.split(told)[1:], catch_exceptions=False)
             assert done.exit_code == 0, (command, done.output)
     found = rows(
@@ -43,11 +48,12 @@ def test_every_statement_and_command_of_the_page_runs(database, server_url, tmp_
         "JOIN app.provider_connections AS c ON c.id = r.provider_connection_id GROUP BY 1, 2, 3 ORDER BY 1",
     )
     assert [tuple(row.values()) for row in found] == [
-        ("langfuse", "gateway", "openai", True), ("litellm", "gateway", "openai", True),
+        ("helicone", "gateway", "openai", True), ("langfuse", "gateway", "openai", True), ("langfuse_export", "gateway", "openai", True),
+        ("litellm", "gateway", "openai", True),
     ]  # fmt: skip
 
 
 def test_the_page_names_every_option_and_only_those():
     for section in PAGE.split("\n## ")[1:]:
-        options = INTEGRATIONS[section.split("\n")[0].lower()].options
+        options = INTEGRATIONS[section.split("\n")[0].lower().replace(" ", "_")].options
         assert set(re.findall(r"^\| `(\w+)` \|", section, re.M)) == {*options, "granularity"}

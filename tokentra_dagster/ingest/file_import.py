@@ -19,8 +19,9 @@ from tokentra_dagster.errors import UsageError
 from tokentra_dagster.ingest.file_columns import Rejection, convert
 from tokentra_dagster.ingest.files import UsageFile, open_file
 from tokentra_dagster.ingest.mapping import Plan, make_plan
-from tokentra_dagster.ingest.windows import ceiling, floor
+from tokentra_dagster.ingest.windows import ceiling
 from tokentra_dagster.providers.base import Window
+from tokentra_dagster.records import floor
 
 if TYPE_CHECKING:
     from tokentra_dagster.ingest.intake import Intake, LoadResult

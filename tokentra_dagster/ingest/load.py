@@ -20,8 +20,9 @@ from tokentra_dagster.errors import PermanentError, TransientError
 from tokentra_dagster.ingest.attribution import Attribution, Rule
 from tokentra_dagster.ingest.encode import COPIED, Target
 from tokentra_dagster.ingest.intake import COST_COLUMNS, Intake, LoadResult, Spool, Stream
-from tokentra_dagster.ingest.windows import ceiling, floor
+from tokentra_dagster.ingest.windows import ceiling
 from tokentra_dagster.providers.base import Window
+from tokentra_dagster.records import floor
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import Connection, ConnectionRow
 from tokentra_dagster.warehouse.partitions import ensure_partitions

@@ -6,15 +6,9 @@ from datetime import UTC, date, datetime, timedelta
 
 from tokentra_dagster.errors import UsageError
 from tokentra_dagster.providers.base import Window
-from tokentra_dagster.records import GRANULARITIES, GRANULARITY_SECONDS, Granularity
+from tokentra_dagster.records import GRANULARITIES, GRANULARITY_SECONDS, Granularity, floor
 
 DAY = timedelta(days=1)
-
-
-def floor(moment: datetime, granularity: str) -> datetime:
-    """The start of the bucket that holds `moment`."""
-    seconds = GRANULARITY_SECONDS[granularity]
-    return datetime.fromtimestamp(moment.timestamp() // seconds * seconds, UTC)
 
 
 def ceiling(moment: datetime, granularity: str) -> datetime:

@@ -47,6 +47,10 @@ class Integration:
         return cast(Source, getattr(importlib.import_module(module), name)(config))
 
 
+EXPORT_KEY = "an access key as ACCESS_KEY_ID:SECRET_ACCESS_KEY, where the location is in S3"
+EXPORT_OPTIONS = ("location", "bucket_region", "role_arn", "external_id")
+"""Where exported files lie."""
+
 INTEGRATIONS: dict[str, Integration] = {
     "openai": Integration(
         # How long a provider restates is documented nowhere: cautious guesses (providers.md 1.4, quirk 10).
@@ -202,6 +206,37 @@ INTEGRATIONS: dict[str, Integration] = {
         options=("models", "input_includes_cache", "timeout_seconds", "max_retries"),
         # Some writers' observations come a quarter of an hour late, and generations may be changed after they ended.
         settles_after=timedelta(days=1),
+        source="gateway",
+    ),
+    "langfuse_export": Integration(
+        target="tokentra_dagster.providers.langfuse_export:LangfuseExportSource",
+        title="Langfuse's scheduled exports to blob storage, from a folder or S3",
+        providers=("openai", "anthropic", "google", "azure", "aws"),
+        key_needed=EXPORT_KEY,
+        key_optional=True,
+        options=(*EXPORT_OPTIONS, "models", "input_includes_cache", "timeout_seconds", "max_retries"),
+        # A daily run brings a day that ended some minutes before it.
+        settles_after=timedelta(days=2),
+        source="gateway",
+    ),
+    "helicone": Integration(
+        target="tokentra_dagster.providers.helicone:HeliconeSource",
+        title="Helicone's exported requests, from a folder or S3",
+        providers=("openai", "anthropic", "google", "azure", "aws"),
+        key_needed=EXPORT_KEY,
+        key_optional=True,
+        options=(
+            *EXPORT_OPTIONS,
+            "helicone_providers",
+            "models",
+            "input_includes_cache",
+            "cost",
+            "attribution",
+            "timeout_seconds",
+            "max_retries",
+        ),
+        # Somebody runs the export, at best every day.
+        settles_after=timedelta(days=2),
         source="gateway",
     ),
 }

@@ -30,19 +30,16 @@ from tokentra_dagster.providers.aws_s3 import Location, Object
 from tokentra_dagster.providers.base import ConnectionConfig, Window
 from tokentra_dagster.providers.options import Options
 from tokentra_dagster.providers.payload import BadItem
-from tokentra_dagster.providers.request_groups import Buckets, Group
-from tokentra_dagster.records import GRANULARITY_SECONDS, EntityName, Item, RejectedItem
+from tokentra_dagster.providers.request_groups import Buckets, Group, prompt_length
+from tokentra_dagster.records import EntityName, Item, RejectedItem, floor
 
 OPTIONS = (
     "location", "bucket_region", "accounts", "regions", "models", "delivery_lag_hours", "attribution", "keep_metadata",
     *aws_client.OPTIONS,
 )  # fmt: skip
-FILLED = ("team", "project", "cost_center", "feature", "environment", "user")
-"""What a request's own metadata can say, each by the key of the same name unless the option `attribution` names another."""
 HOUR = timedelta(hours=1)
 LONGEST_LINE = 32 << 20
-LENGTHS = ((100_000, "0-100k"), (272_000, "100k-272k"))
-LONGEST = "272k-10M"
+LENGTHS, LONGEST = (100_000, 272_000), 10_000_000
 """The lengths of prompt at which Bedrock's listed prices step."""
 _LOG = "BedrockModelInvocationLogs"
 _HOUR_IN_KEY = re.compile(r"/(\d{4})/(\d{2})/(\d{2})/(\d{2})/[^/]+\.json(?:\.gz)?$")
@@ -67,7 +64,7 @@ class AwsInvocationLogSource:
         self._regions = options.texts("regions")
         self._lag = options.whole("delivery_lag_hours", 2, 0, 48)
         self._keep = options.texts("keep_metadata")
-        self._keys = dict(zip(FILLED, FILLED, strict=True)) | dict(_pair(options, text) for text in options.texts("attribution"))
+        self._keys = options.attribution()
         self._catalogue = Catalogue(self._aws, named_models(options))
         self._remarks: list[str] = []
 
@@ -177,9 +174,7 @@ class AwsInvocationLogSource:
             )
         if not buckets.is_new(hour, hashlib.blake2b(one.request_id.encode(), digest_size=16).digest()):
             return
-        seconds = GRANULARITY_SECONDS[window.granularity]
-        start = datetime.fromtimestamp(one.at.timestamp() // seconds * seconds, UTC)
-        group = self._group(one, start, region)
+        group = self._group(one, floor(one.at, window.granularity), region)
         buckets.sums(group).add(
             one.input_tokens, one.output_tokens, one.cached, one.written, one.written_1h, one.latency_ms, one.error_code
         )
@@ -200,26 +195,12 @@ class AwsInvocationLogSource:
             user_id=user or one.identity,
             api_key_id=principal_of(one.identity),
             service_tier=one.service_tier,
-            context_window=_length_of(one.input_tokens),
+            context_window=prompt_length(one.input_tokens, LENGTHS, LONGEST),
             names=tuple(sorted(said.items())),
             metadata=tuple(sorted((name, value) for name, value in metadata.items() if value is not None)),
             knows_latency=one.latency_ms is not None,
             knows_tokens=one.input_tokens is not None and one.output_tokens is not None,
         )
-
-
-def _pair(options: Options, text: str) -> tuple[str, str]:
-    """`team=squad` of the option `attribution`: the team is what the metadata call squad."""
-    name, found, key = text.partition("=")
-    if name.strip() not in FILLED or not found or not key.strip():
-        raise options.wrong("attribution", text, f"write KIND=KEY, where KIND is one of {', '.join(FILLED)}, e.g. team=squad")
-    return name.strip(), key.strip()
-
-
-def _length_of(input_tokens: int | None) -> str | None:
-    if input_tokens is None:
-        return None
-    return next((name for most, name in LENGTHS if input_tokens <= most), LONGEST)
 
 
 def _hour(moment: datetime) -> datetime:

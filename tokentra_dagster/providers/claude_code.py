@@ -20,8 +20,7 @@ from tokentra_dagster.records import EntityName, Item, RejectedItem, token_probl
 
 TOOL = "claude_code"
 PATTERNS = ("projects/**/*.jsonl",)
-LENGTHS = ((200_000, "0-200k"),)
-LONGEST = "200k-1M"
+LENGTHS, LONGEST = (200_000,), 1_000_000
 _SYNTHETIC = "<synthetic>"
 _WRITES = {"ephemeral_5m_input_tokens": "cache_write_5m", "ephemeral_1h_input_tokens": "cache_write_1h"}
 

@@ -20,8 +20,7 @@ from tokentra_dagster.records import EntityName, Item, RejectedItem, token_probl
 
 TOOL = "codex"
 PATTERNS = ("sessions/**/*.jsonl", "archived_sessions/**/*.jsonl")
-LENGTHS = ((272_000, "0-272k"),)
-LONGEST = "272k-10M"
+LENGTHS, LONGEST = (272_000,), 10_000_000
 _MARKS = (b'"token_count"', b'"turn_context"', b'"session_meta"')
 
 Counts = tuple[int, int | None, int, int | None]

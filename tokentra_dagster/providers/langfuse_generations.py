@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Any
@@ -24,8 +24,8 @@ from tokentra_dagster.errors import PermanentError
 from tokentra_dagster.providers.base import ConnectionConfig, Window
 from tokentra_dagster.providers.options import Options
 from tokentra_dagster.providers.payload import BadItem, instant, optional_count, optional_text
-from tokentra_dagster.providers.request_groups import Group, Sums, record
-from tokentra_dagster.records import GRANULARITY_SECONDS, Item, RejectedItem, token_problem
+from tokentra_dagster.providers.request_groups import Group, Sums, prompt_length, record
+from tokentra_dagster.records import Item, RejectedItem, floor, token_problem
 
 OPTIONS = ("models", "input_includes_cache")
 TYPES = ("GENERATION", "EMBEDDING")
@@ -36,8 +36,7 @@ MODELS = {
     "google": ("gemini-*", "google/*", "vertex_ai/*"),
 }
 """Models of a provider, unless the option says so; for azure and aws it has to."""
-LENGTHS = ((128_000, "0-128k"), (200_000, "128k-200k"), (272_000, "200k-272k"))
-LONGEST = "272k-10M"
+LENGTHS, LONGEST = (128_000, 200_000, 272_000), 10_000_000
 _READ = ("input_cached_tokens", "cache_read_input_tokens", "input_cache_read")
 _WRITTEN = ("cache_creation_input_tokens", "input_cache_creation", "input_cache_creation_tokens")
 _WRITTEN_5M, _WRITTEN_1H = "input_cache_creation_5m", "input_cache_creation_1h"
@@ -61,23 +60,31 @@ class Generations:
         self._includes_cache = options.one_of("input_includes_cache", ("auto", "yes", "no"), "auto")
         self._others: set[str] = set()
 
-    def records(self, items: Iterable[Mapping[str, Any]], window: Window) -> Iterator[Item]:
-        """Records of the observations, in the API's spelling, that began in the window. One that comes again does not count again."""
-        width = GRANULARITY_SECONDS[window.granularity]
+    def records(self, items: Iterable[Mapping[str, Any] | RejectedItem], window: Window) -> Iterator[Item]:
+        """Records of the observations, in the API's spelling, that began in the window. One that comes again does not count again;
+        what was rejected before is passed on."""
         groups: dict[Group, Sums] = {}
         seen: set[bytes] = set()
         self._others = set()
         for item in items:
+            if isinstance(item, RejectedItem):
+                yield item
+                continue
             at: datetime | None = None
             try:
                 at = instant(item, "startTime")
-                identity = hashlib.blake2b(str(item.get("id")).encode(), digest_size=16).digest()
-                if not window.start <= at < window.end or identity in seen:
+                if not window.start <= at < window.end:
+                    continue
+                name = optional_text(item, "id")
+                if name is None:
+                    raise BadItem("the observation has no id")
+                identity = hashlib.blake2b(name.encode(), digest_size=16).digest()
+                if identity in seen:
                     continue
                 seen.add(identity)
                 model = optional_text(item, "model") or optional_text(item, "providedModelName")
                 if self._is_ours(model):
-                    self._count(groups, item, str(model), datetime.fromtimestamp(at.timestamp() // width * width, UTC))
+                    self._count(groups, item, str(model), floor(at, window.granularity))
             except BadItem as bad:
                 kept = {name: item.get(name) for name in ("id", "traceId", "startTime", "model", "usageDetails")}
                 yield RejectedItem(reason=f"{self._name}: {bad}", payload=kept, bucket_start=at or window.start)
@@ -103,8 +110,7 @@ class Generations:
 
     def _count(self, groups: dict[Group, Sums], item: Mapping[str, Any], model: str, start: datetime) -> None:
         tokens = self._tokens(item)
-        latency, failed = item.get("latency"), item.get("level") == "ERROR"
-        took = round(Decimal(str(latency)) * 1000) if isinstance(latency, int | float | Decimal) and latency >= 0 else None
+        took, failed = _milliseconds(item.get("latency")), item.get("level") == "ERROR"
         group = Group(
             bucket_start=start,
             model=model,
@@ -113,13 +119,15 @@ class Generations:
             user_id=optional_text(item, "userId"),
             api_key_id=None,
             service_tier=None,
-            context_window=_length_of(tokens[0]),
+            context_window=prompt_length(tokens[0], LENGTHS, LONGEST),
             names=tuple((name, value) for name in ("environment",) if (value := optional_text(item, name))),
             metadata=(),
             knows_latency=took is not None,
             knows_tokens=tokens[0] is not None,
         )
-        groups.setdefault(group, Sums()).add(*tokens, took, "error" if failed else None)
+        groups.setdefault(group, Sums()).add(
+            *tokens, took, "error" if failed else None, first_token_ms=_milliseconds(item.get("timeToFirstToken"))
+        )
 
     def _tokens(self, item: Mapping[str, Any]) -> Tokens:
         """Raises `BadItem` for counts that cannot be, or that say nothing for certain."""
@@ -160,8 +168,8 @@ class Generations:
         )
 
 
-def _length_of(sent: int | None) -> str | None:
-    return None if sent is None else next((name for most, name in LENGTHS if sent <= most), LONGEST)
+def _milliseconds(seconds: object) -> int | None:
+    return round(Decimal(str(seconds)) * 1000) if isinstance(seconds, int | float | Decimal) and seconds >= 0 else None
 
 
 def _is_received(name: str) -> bool:

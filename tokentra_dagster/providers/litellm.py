@@ -24,8 +24,8 @@ from tokentra_dagster.errors import PermanentError, TransientError
 from tokentra_dagster.providers.base import ConnectionConfig, Window
 from tokentra_dagster.providers.options import Options
 from tokentra_dagster.providers.payload import BadItem
-from tokentra_dagster.providers.request_groups import Group, Sums, record
-from tokentra_dagster.records import GRANULARITY_SECONDS, EntityName, Item, RejectedItem, token_problem
+from tokentra_dagster.providers.request_groups import Group, Sums, prompt_length, record
+from tokentra_dagster.records import EntityName, Item, RejectedItem, floor, token_problem
 
 OPTIONS = ("database", "llm_providers")
 PAGE = 5000
@@ -37,8 +37,7 @@ LLM_PROVIDERS = {
     "aws": ("bedrock", "bedrock_converse"),
 }
 """What LiteLLM calls each provider (`custom_llm_provider`), unless the option says so."""
-LENGTHS = ((128_000, "0-128k"), (200_000, "128k-200k"), (272_000, "200k-272k"))
-LONGEST = "272k-10M"
+LENGTHS, LONGEST = (128_000, 200_000, 272_000), 10_000_000
 _TABLE = sql.Identifier("LiteLLM_SpendLogs")
 _COLUMNS = (
     "request_id",
@@ -91,13 +90,12 @@ class LiteLLMSource:
 
     def usage(self, window: Window) -> Iterator[Item]:
         """Records of the requests that began in the window, by bucket."""
-        width = GRANULARITY_SECONDS[window.granularity]
         groups: dict[Group, Sums] = {}
         calls: OrderedDict[str, None] = OrderedDict()
         reached: datetime | None = None
         for row in self._rows(window):
             at: datetime = row["startTime"].replace(tzinfo=UTC)
-            start = datetime.fromtimestamp(at.timestamp() // width * width, UTC)
+            start = floor(at, window.granularity)
             if reached is not None and start > reached:
                 yield from (record(group, sums, window.granularity) for group, sums in groups.items())
                 groups = {}
@@ -238,7 +236,7 @@ def _count(groups: dict[Group, Sums], row: Mapping[str, Any], start: datetime, i
         user_id=row.get("end_user") or row["said_user_api_key_user_email"] or row["user"] or None,
         api_key_id=row["api_key"] or None,
         service_tier=None,
-        context_window=next((name for most, name in LENGTHS if sent <= most), LONGEST),
+        context_window=prompt_length(sent, LENGTHS, LONGEST),
         names=tuple((name, value) for name, value in names.items() if value),
         metadata=tuple((name, value) for name, value in about.items() if value),
         knows_latency=latency is not None,

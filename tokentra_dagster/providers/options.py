@@ -10,6 +10,8 @@ from tokentra_dagster.providers.base import ConnectionConfig
 
 COMMON = ("timeout_seconds", "max_retries")
 """Every provider that is asked through an SDK has these."""
+ATTRIBUTED = ("team", "project", "cost_center", "feature", "environment", "user")
+"""What a request's own metadata can say, each by the key of the same name unless the option `attribution` names another."""
 
 
 class Options:
@@ -50,6 +52,18 @@ class Options:
     def texts(self, name: str) -> tuple[str, ...]:
         """A comma list of anything, each value once, in the order given."""
         return tuple(dict.fromkeys(part.strip() for part in self._config.options.get(name, "").split(",") if part.strip()))
+
+    def attribution(self) -> dict[str, str]:
+        """Each of `ATTRIBUTED` -> the key that says it: `team=squad` of the option means that the team is what is called squad."""
+        keys = dict(zip(ATTRIBUTED, ATTRIBUTED, strict=True))
+        for text in self.texts("attribution"):
+            name, found, key = (part.strip() for part in text.partition("="))
+            if name not in ATTRIBUTED or not found or not key:
+                raise self.wrong(
+                    "attribution", text, f"write KIND=KEY, where KIND is one of {', '.join(ATTRIBUTED)}, e.g. team=squad"
+                )
+            keys[name] = key
+        return keys
 
     def whole(self, name: str, default: int, low: int, high: int) -> int:
         text = self._config.options.get(name, str(default)).strip()

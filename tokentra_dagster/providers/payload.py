@@ -92,6 +92,25 @@ def instant(item: Mapping[str, Any], name: str) -> datetime:
     return moment.astimezone(UTC)
 
 
+def utc_instant(item: Mapping[str, Any], name: str) -> datetime:
+    """A time that is in UTC unless it says otherwise."""
+    moment = optional_utc_instant(item, name)
+    if moment is None:
+        raise BadItem(f"{name} is missing; a time is required, e.g. 2026-01-31 00:00:00")
+    return moment
+
+
+def optional_utc_instant(item: Mapping[str, Any], name: str) -> datetime | None:
+    value = item.get(name)
+    if value is None or value == "":
+        return None
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise BadItem(f"{name} is {value!r}; a time is required, e.g. 2026-01-31 00:00:00") from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
 def day_floor(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 

@@ -1,21 +1,24 @@
 """Requests of a log summed into buckets: one `UsageRecord` for what shares every dimension.
 
-Requests whose latency is known, and requests whose tokens are, stay apart from the others, so that a sum never mixes known and
-unknown. The length of the prompt is a dimension, because prices are per request (`context_window`).
+Requests whose latency, tokens or cost are known stay apart from the others, so that a sum never mixes known and unknown. The length of the prompt is a dimension, because prices are per request (`context_window`).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 from tokentra_dagster.latency import latency_buckets, latency_percentile
 from tokentra_dagster.records import GRANULARITY_SECONDS, Granularity, UsageRecord
+
+_WAITING = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,48 @@ class Group:
     metadata: tuple[tuple[str, Any], ...]
     knows_latency: bool
     knows_tokens: bool
+    knows_cost: bool = False
+    """Whether the source's own cost is taken; else the price list's is."""
+
+
+@dataclass(slots=True)
+class Latencies:
+    """Milliseconds, kept as a histogram: memory does not grow with the requests."""
+
+    total: int = 0
+    least: int | None = None
+    most: int = 0
+    histogram: Counter[int] = field(default_factory=Counter)
+    _waiting: list[int] = field(default_factory=list)
+    """Those that are not in the histogram yet: one by one it would be slow."""
+
+    def add(self, milliseconds: int) -> None:
+        self.total += milliseconds
+        self.least = milliseconds if self.least is None else min(self.least, milliseconds)
+        self.most = max(self.most, milliseconds)
+        self._waiting.append(milliseconds)
+        if len(self._waiting) >= _WAITING:
+            self._settle()
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of a `UsageRecord`; none where nothing was added."""
+        if self.least is None:
+            return {}
+        self._settle()
+        histogram = dict(sorted(self.histogram.items()))
+        percentiles = {f"p{part}_latency_ms": latency_percentile(histogram, part / 100) for part in (50, 95, 99)}
+        return {
+            "total_latency_ms": self.total,
+            "min_latency_ms": self.least,
+            "max_latency_ms": self.most,
+            "latency_histogram": histogram,
+            **percentiles,
+        }
+
+    def _settle(self) -> None:
+        buckets, requests = np.unique(latency_buckets(np.array(self._waiting, dtype=np.int64)), return_counts=True)
+        self.histogram.update(dict(zip(buckets.tolist(), requests.tolist(), strict=True)))
+        self._waiting.clear()
 
 
 @dataclass(slots=True)
@@ -45,12 +90,15 @@ class Sums:
     cached: int | None = None
     written: int | None = None
     written_1h: int | None = None
-    latencies: list[int] = field(default_factory=list)
+    latencies: Latencies = field(default_factory=Latencies)
+    first_tokens: list[int] = field(default_factory=lambda: [0, 0])
+    """Requests that say how long their first token took, and the sum of that in milliseconds."""
+    cost: Decimal = Decimal(0)
     errors: Counter[str] = field(default_factory=Counter)
 
     def add(
         self, input_tokens: int | None, output_tokens: int | None, cached: int | None, written: int | None, written_1h: int | None,
-        latency_ms: int | None, error: str | None,
+        latency_ms: int | None, error: str | None, first_token_ms: int | None = None, cost: Decimal | None = None,
     ) -> None:  # fmt: skip
         self.requests += 1
         self.input_tokens += input_tokens or 0
@@ -59,9 +107,29 @@ class Sums:
         self.written = _plus(self.written, written)
         self.written_1h = _plus(self.written_1h, written_1h)
         if latency_ms is not None:
-            self.latencies.append(latency_ms)
+            self.latencies.add(latency_ms)
+        if first_token_ms is not None:
+            self.first_tokens = [self.first_tokens[0] + 1, self.first_tokens[1] + first_token_ms]
+        self.cost += cost or 0
         if error is not None:
             self.errors[error] += 1
+
+
+def prompt_length(tokens: int | None, bounds: Sequence[int], top: int) -> str | None:
+    """In which price tier a prompt lies (`context_window`), e.g. `128k-200k`: above one of the ascending `bounds`, up to the next.
+    `top` is what the last one is called up to. None: the length is not known."""
+    if tokens is None:
+        return None
+    edges = (0, *bounds, top)
+    place = bisect_left(bounds, tokens)
+    return f"{_short(edges[place])}-{_short(edges[place + 1])}"
+
+
+def _short(tokens: int) -> str:
+    for size, letter in ((1_000_000, "M"), (1_000, "k")):
+        if tokens >= size:
+            return f"{tokens // size}{letter}"
+    return str(tokens)
 
 
 def record(group: Group, sums: Sums, granularity: Granularity) -> UsageRecord:
@@ -72,6 +140,8 @@ def record(group: Group, sums: Sums, granularity: Granularity) -> UsageRecord:
         metadata["error_codes"] = dict(sorted(sums.errors.items()))
     if not group.knows_tokens:
         metadata["tokens_unknown"] = ["input_tokens", "output_tokens"]
+    if sums.first_tokens[0]:
+        metadata["time_to_first_token_ms"] = dict(zip(("requests", "total"), sums.first_tokens, strict=True))
     one_hour = min(sums.written_1h, sums.written or 0) if sums.written_1h is not None else None
     return UsageRecord(
         bucket_start=group.bucket_start,
@@ -89,29 +159,15 @@ def record(group: Group, sums: Sums, granularity: Granularity) -> UsageRecord:
         request_count=sums.requests,
         success_count=sums.requests - failed,
         error_count=failed,
+        reported_cost=sums.cost if group.knows_cost else None,
         provider_project_id=group.provider_project_id,
         api_key_id=group.api_key_id,
         user_id=group.user_id,
         context_window=group.context_window,
         metadata=metadata,
         **names,
-        **_latency(sums.latencies),
+        **sums.latencies.fields(),
     )
-
-
-def _latency(latencies: list[int]) -> dict[str, Any]:
-    if not latencies:
-        return {}
-    buckets, requests = np.unique(latency_buckets(np.array(latencies, dtype=np.int64)), return_counts=True)
-    histogram = dict(zip(buckets.tolist(), requests.tolist(), strict=True))
-    percentiles = {f"p{part}_latency_ms": latency_percentile(histogram, part / 100) for part in (50, 95, 99)}
-    return {
-        "total_latency_ms": sum(latencies),
-        "min_latency_ms": min(latencies),
-        "max_latency_ms": max(latencies),
-        "latency_histogram": histogram,
-        **percentiles,
-    }
 
 
 class Buckets:

@@ -18,7 +18,8 @@ from tokentra_dagster.errors import PermanentError
 from tokentra_dagster.providers.base import ConnectionConfig, Window
 from tokentra_dagster.providers.options import Options
 from tokentra_dagster.providers.payload import BadItem
-from tokentra_dagster.records import GRANULARITY_SECONDS, EntityName, Item, RejectedItem, UsageRecord
+from tokentra_dagster.providers.request_groups import prompt_length
+from tokentra_dagster.records import GRANULARITY_SECONDS, EntityName, Item, RejectedItem, UsageRecord, floor
 
 OPTIONS = ("folder", "layout", "user", "billing")
 LAYOUTS = ("person", "people")
@@ -71,7 +72,7 @@ class Line:
 class SessionLogs:
     """The folders of one connection, and how its usage is billed."""
 
-    def __init__(self, config: ConnectionConfig, tool: str, lengths: Sequence[tuple[int, str]], longest: str) -> None:
+    def __init__(self, config: ConnectionConfig, tool: str, lengths: Sequence[int], longest: int) -> None:
         options = Options(config, OPTIONS)
         self._tool, self._lengths, self._longest = tool, lengths, longest
         self.folders = tuple(Path(text).expanduser() for text in options.texts("folder"))
@@ -135,11 +136,10 @@ class SessionLogs:
 
     def records(self, calls: Iterable[Call], window: Window) -> Iterator[UsageRecord]:
         """One record for what shares every dimension; prompts of another price tier are apart (`context_window`)."""
-        seconds = GRANULARITY_SECONDS[window.granularity]
         sums: dict[tuple[Any, ...], list[Any]] = {}
         for call in calls:
-            start = datetime.fromtimestamp(call.at.timestamp() // seconds * seconds, UTC)
-            length = next((name for most, name in self._lengths if call.input_tokens <= most), self._longest)
+            start = floor(call.at, window.granularity)
+            length = prompt_length(call.input_tokens, self._lengths, self._longest)
             project = Path(call.folder).name if call.folder else None
             if project:
                 self._projects.add(project)

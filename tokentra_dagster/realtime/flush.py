@@ -15,8 +15,9 @@ from uuid import UUID, uuid4
 from tokentra_dagster.batch import batches_of
 from tokentra_dagster.ingest.intake import Intake, LoadResult
 from tokentra_dagster.ingest.load import append_records, kept_from, log_change, only_one
-from tokentra_dagster.ingest.windows import aligned, ceiling, floor
+from tokentra_dagster.ingest.windows import aligned, ceiling
 from tokentra_dagster.realtime.events import FIELDS, record_of
+from tokentra_dagster.records import floor
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import Connection, ConnectionRow, connection_for_events
 from tokentra_dagster.warehouse.partitions import ensure_partitions

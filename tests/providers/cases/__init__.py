@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.providers.cases.aws import AwsCase, AwsInvocationLogsCase
 from tests.providers.cases.azure import AzureCase
 from tests.providers.cases.coding_tools import ClaudeCodeCase, CodexCase
+from tests.providers.cases.gateway_files import HeliconeCase, LangfuseExportCase
 from tests.providers.cases.google import GoogleCase
 from tests.providers.cases.langfuse import LangfuseCase
 from tests.providers.cases.litellm import LiteLLMCase
@@ -22,4 +23,6 @@ CASES: tuple[type[Case], ...] = (
     CodexCase,
     LiteLLMCase,
     LangfuseCase,
+    LangfuseExportCase,
+    HeliconeCase,
 )

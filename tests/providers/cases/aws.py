@@ -5,12 +5,16 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import ClassVar
 
+import pytest
+
 from tests.providers.cases.simulated import ORG, SimulatedCase
-from tests.providers.conformance import NOW, Totals
+from tests.providers.conformance import DAY, NOW, Totals
+from tokentra_dagster.providers import aws_cloudwatch
 from tokentra_dagster.providers.aws import AwsSource
 from tokentra_dagster.providers.aws_invocation_logs import AwsInvocationLogSource
-from tokentra_dagster.providers.base import ConnectionConfig, Source
+from tokentra_dagster.providers.base import ConnectionConfig, Source, Window
 
+_BACKS_OFF = "botocore backs off by its own measure and does not read Retry-After"
 SECRET = "aws-secret-access-key"
 
 
@@ -30,7 +34,13 @@ class _Bedrock(SimulatedCase):
 class AwsCase(_Bedrock):
     name = "aws"
     path = "GetMetricData"
-    not_applicable: ClassVar = {"bad_record": "each figure of CloudWatch stands alone: none contradicts another"}
+    not_applicable: ClassVar = {
+        "bad_record": "each figure of CloudWatch stands alone: none contradicts another",
+        "patience": _BACKS_OFF,
+    }
+
+    def short_pages(self, patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(aws_cloudwatch, "MOST_POINTS", 75)
 
     def source(self, **options: str) -> Source:
         given = {"regions": "us-east-1,eu-central-1", "max_retries": "1", "timeout_seconds": "2"} | options
@@ -41,10 +51,17 @@ class AwsCase(_Bedrock):
 class AwsInvocationLogsCase(_Bedrock):
     name = "aws_invocation_logs"
     path = ".json"
-    not_applicable: ClassVar = {"bad_record": "the simulator's log is honest; bad lines are in test_aws_invocation_logs.py"}
+    not_applicable: ClassVar = {
+        "bad_record": "the simulator's log is honest; bad lines are in test_aws_invocation_logs.py", "patience": _BACKS_OFF,
+    }  # fmt: skip
     # A log has a line for every request.
     largest_day = timedelta(hours=3)
     long_windows = (timedelta(days=2), timedelta(days=3))
+
+    def crowd(self, times: int) -> tuple[Window, int | None]:
+        """Of more hours: the simulator's log is as busy as it is."""
+        window = Window(DAY, DAY + timedelta(hours=times), "1h")
+        return window, self.truth(window.start, window.end)["requests"]
 
     def source(self, **options: str) -> Source:
         given = {"location": f"s3://{ORG}-bedrock/logs", "max_retries": "1", "timeout_seconds": "2"} | options

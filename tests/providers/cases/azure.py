@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from tests.providers.cases.simulated import ORG, SimulatedCase
 from tests.providers.conformance import NOW, Totals
 from tokentra_dagster.providers.azure import AzureSource
+from tokentra_dagster.providers.azure_metrics import SPANS
 from tokentra_dagster.providers.base import ConnectionConfig, Source, Window
 from tokentra_dagster.simulator.azure_streams import SUBSCRIPTIONS
 
@@ -17,6 +20,9 @@ class AzureCase(SimulatedCase):
     secret = f"azure-token-{ORG}"
     # Azure keeps 93 days up to now, and the window ends before that.
     long_windows = (timedelta(days=31), timedelta(days=89))
+
+    def short_pages(self, patch: pytest.MonkeyPatch) -> None:
+        patch.setitem(SPANS, "1h", timedelta(hours=6))
 
     def source(self, **options: str) -> Source:
         given = {"subscriptions": SUBSCRIPTIONS[ORG], "max_retries": "1", "timeout_seconds": "2"} | options

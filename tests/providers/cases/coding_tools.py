@@ -23,7 +23,9 @@ class _SessionLogsCase(Case):
     writer: ClassVar[Any]
     has_writes: ClassVar[bool] = False
     mark: ClassVar[str]
-    not_applicable: ClassVar = dict.fromkeys((*PERMANENT, *TRANSIENT, "paging", "secret"), FILES)
+    not_applicable: ClassVar = dict.fromkeys((*PERMANENT, *TRANSIENT, "paging", "secret"), FILES) | {
+        "memory": "what repeats an earlier line is known when all are read, so a person's requests of the window are kept, without their texts"
+    }
 
     @contextmanager
     def running(self, folder: Path) -> Iterator[None]:

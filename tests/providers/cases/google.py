@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from tests.providers.cases.simulated import ORG, SimulatedCase
 from tests.providers.conformance import NOW, Totals
 from tokentra_dagster.providers.base import ConnectionConfig, Source, Window
 from tokentra_dagster.providers.google import GoogleSource
+from tokentra_dagster.providers.google_metrics import SPANS
 from tokentra_dagster.simulator.google_streams import google_projects
 
 
@@ -17,6 +20,9 @@ class GoogleCase(SimulatedCase):
     secret = f"google-token-{ORG}"
     # The simulator keeps everything, and so does whoever sets retention_days.
     long_windows = (timedelta(days=31), timedelta(days=93))
+
+    def short_pages(self, patch: pytest.MonkeyPatch) -> None:
+        patch.setitem(SPANS, "1h", timedelta(hours=6))
 
     def source(self, **options: str) -> Source:
         projects = ",".join(google_projects(self.simulator.simulation.organisation(ORG)))

@@ -8,10 +8,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from tests.providers.conformance import DAY, NOW, Case, Totals
+from tests.providers.conformance import DAY, HOURS, NOW, Case, Totals
 from tests.providers.langfuse_server import PUBLIC, SECRET, Langfuse, generations
 from tokentra_dagster.providers import open_source
-from tokentra_dagster.providers.base import ConnectionConfig, Source
+from tokentra_dagster.providers.base import ConnectionConfig, Source, Window
 
 
 class LangfuseCase(Case):
@@ -41,5 +41,10 @@ class LangfuseCase(Case):
     def restate(self, start: datetime, end: datetime) -> None:
         self.peer.made = [replace(one, received=one.received + 3) if start <= one.at < end else one for one in self.peer.made]
 
+    def crowd(self, times: int) -> tuple[Window, int | None]:
+        self.peer.made = generations(11, DAY, DAY + HOURS, 300 * times)
+        return Window(DAY, DAY + HOURS, "1h"), 300 * times
+
     def fault(self, kind: str, times: int = 1) -> None:
+        self.peer.patience = self.patience
         self.peer.faults += [kind] * times

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from tests.providers.conformance import DAY, NOW, Case, Totals
+from tests.providers.conformance import DAY, HOURS, NOW, Case, Totals
 from tests.providers.litellm_log import SECRET, requests, spend_log
-from tokentra_dagster.providers import open_source
-from tokentra_dagster.providers.base import ConnectionConfig, Source
+from tokentra_dagster.providers import litellm, open_source
+from tokentra_dagster.providers.base import ConnectionConfig, Source, Window
+from tokentra_dagster.providers.litellm import LiteLLMSource
 
 _HTTP = "it is asked over PostgreSQL, which has no such answer"
 
@@ -34,10 +35,19 @@ class LiteLLMCase(Case):
         with spend_log(self.fixture("server_url")) as self.log:
             self.made = requests(3, DAY - timedelta(days=92), NOW, 1500)
             self.log.write(self.made)
+            self.sessions = 0
+            opened = LiteLLMSource._session
+
+            def session(source: LiteLLMSource) -> Any:
+                self.sessions += 1
+                return opened(source)
+
+            self.fixture("monkeypatch").setattr(LiteLLMSource, "_session", session)
             yield
 
     def answers(self) -> int:
-        return 0
+        """Sessions that it asked for: a refused one is the server's answer, too."""
+        return self.sessions
 
     def source(self, **options: str) -> Source:
         given = {"database": self.log.address, "max_retries": "1", "timeout_seconds": "5"} | options
@@ -53,6 +63,11 @@ class LiteLLMCase(Case):
                     written=(one.written or 0) * asked,
                 )  # fmt: skip
         return +found
+
+    def crowd(self, times: int) -> tuple[Window, int | None]:
+        self.fixture("monkeypatch").setattr(litellm, "PAGE", 100)
+        self.log.write(requests(11, DAY, DAY + HOURS, 300 * times))
+        return Window(DAY, DAY + HOURS, "1h"), 300 * times
 
     def restate(self, start: datetime, end: datetime) -> None:
         """Rows that were written late."""

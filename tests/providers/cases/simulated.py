@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
 
-from tests.providers.conformance import NOW, Case, Totals
+import pytest
+
+from tests.providers.conformance import DAY, NOW, Case, Totals
+from tokentra_dagster.providers import anthropic, openai
 from tokentra_dagster.providers.anthropic import AnthropicSource
-from tokentra_dagster.providers.base import ConnectionConfig, Source
+from tokentra_dagster.providers.base import ConnectionConfig, Source, Window
 from tokentra_dagster.providers.openai import OpenAISource
 from tokentra_dagster.simulator.faults import Fault
 from tokentra_dagster.simulator.server import RunningSimulator
@@ -59,10 +62,17 @@ class SimulatedCase(Case):
         self.simulator.simulation.restate(ORG, self.provider, 1.3, start=start, end=end)
 
     def fault(self, kind: str, times: int = 1) -> None:
-        patience = 0.0 if kind == "rate_limit" else None
+        patience = self.patience if kind == "rate_limit" else None
         self.simulator.simulation.faults.add(
             Fault(FAULTS[kind], self.provider, self.path, times, retry_after=patience, seconds=5)
         )
+
+    def crowd(self, times: int) -> tuple[Window, int | None]:
+        self.short_pages(self.fixture("monkeypatch"))
+        return Window(DAY - times * timedelta(hours=6), DAY, "1h"), None
+
+    def short_pages(self, patch: pytest.MonkeyPatch) -> None:
+        """Pages of about three hours, so that a short window has several."""
 
 
 class OpenAICase(SimulatedCase):
@@ -70,6 +80,9 @@ class OpenAICase(SimulatedCase):
     endpoints = ("completions", "embeddings", "moderations")
     path = "usage/completions"
     secret = f"sk-admin-{ORG}"
+
+    def short_pages(self, patch: pytest.MonkeyPatch) -> None:
+        patch.setitem(openai.USAGE_LIMITS, "1h", 3)
 
     def source(self, **options: str) -> Source:
         given = {"endpoints": ",".join(self.endpoints), "max_retries": "1", "timeout_seconds": "2"} | options
@@ -81,6 +94,9 @@ class AnthropicCase(SimulatedCase):
     endpoints = ("messages",)
     path = "analytics/usage"
     secret = f"sk-ant-admin01-{ORG}"
+
+    def short_pages(self, patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(anthropic, "ROWS_PER_PAGE", 30)
 
     def source(self, **options: str) -> Source:
         given = {"max_retries": "1", "timeout_seconds": "2"} | options
