@@ -75,7 +75,7 @@ def test_the_page_lists_every_kind_of_fault():
 
 def test_every_command_of_the_page_works_in_its_order(database, tmp_path: Path, start_command, free_port):
     (first, *others) = [words for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for words in _commands(block)]
-    assert first[:2] == ["tokentra", "simulate"] and len(others) == 16
+    assert first[:2] == ["tokentra", "simulate"] and len(others) == 19
     url = f"http://127.0.0.1:{free_port}"
     env = {**os.environ, "TOKENTRA_DATABASE_URL": database.url, "TOKENTRA_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
     seen = []
@@ -90,7 +90,7 @@ def test_every_command_of_the_page_works_in_its_order(database, tmp_path: Path, 
             else:
                 command = [sys.executable, "-c", "from tokentra_dagster.cli import main; main()", *words[1:]]
                 done = subprocess.run(
-                    [word.replace(USUAL, url) for word in command], env=env, cwd=ROOT, capture_output=True, text=True
+                    [word.replace(USUAL, url) for word in command], env=env, cwd=tmp_path, capture_output=True, text=True
                 )
                 assert done.returncode == 0, (words, done.stderr)
     assert one(database, "SELECT sum(input_tokens) FROM raw.usage_records") > 10**6

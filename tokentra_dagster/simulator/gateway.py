@@ -65,6 +65,16 @@ def used(simulation: Simulation, org: Organisation, start: datetime, end: dateti
     return {"requests": count, "sent": text + cached, "cached": cached, "received": received}
 
 
+def usage_details(one: GatewayRequest) -> dict[str, int]:
+    """As Langfuse takes OpenAI's usage apart: what was cached is not in `input`; all parts make the total."""
+    return {
+        "input": one.sent - one.cached,
+        "input_cached_tokens": one.cached,
+        "output": one.received,
+        "total": one.sent + one.received,
+    }
+
+
 @cache
 def _table(name: str, scale: int) -> Table:
     """Only the gateway's streams: minute by minute, all of an organisation's would be large."""

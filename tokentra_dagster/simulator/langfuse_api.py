@@ -116,14 +116,11 @@ def _moment(text: str | None, usual: datetime) -> datetime:
 
 
 def _observation(org: Organisation, one: GatewayRequest) -> dict[str, Any]:
-    """What was cached is told apart from `input`, as Langfuse takes OpenAI's usage apart; all parts make the total."""
     ended = one.at + timedelta(milliseconds=one.milliseconds)
     return {
         "id": one.id, "traceId": f"trace-{one.id}", "startTime": _iso(one.at), "endTime": _iso(ended), "projectId": f"lf-{org.name}",
         "type": _TYPE, "level": "DEFAULT", "userId": one.user, "environment": one.environment, "model": one.model,
-        "usageDetails": {
-            "input": one.sent - one.cached, "input_cached_tokens": one.cached, "output": one.received, "total": one.sent + one.received,
-        },
+        "usageDetails": gateway.usage_details(one),
         "latency": one.milliseconds / 1000,
     }  # fmt: skip
 
