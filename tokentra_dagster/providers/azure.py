@@ -35,7 +35,7 @@ from tokentra_dagster.providers.azure_usage import Key, joined, records
 from tokentra_dagster.providers.base import ConnectionConfig, Window
 from tokentra_dagster.providers.options import Options
 from tokentra_dagster.providers.payload import spans as cut
-from tokentra_dagster.records import GRANULARITY_SECONDS, EntityName, Item
+from tokentra_dagster.records import EntityName, Item
 
 # ---- What it can be asked ------------------------------------------------------------------------------------------
 
@@ -119,10 +119,9 @@ class AzureSource:
     # ---- How an answer becomes records ---------------------------------------------------------------------------------
 
     def _read(self, accounts: Sequence[Account], window: Window) -> Iterator[Item]:
-        width = timedelta(seconds=GRANULARITY_SECONDS[window.granularity])
         for _ in range(_TRIES):
             whole, split = self._asked(accounts, window)
-            found = joined(split, whole, self._family, width)
+            found = joined(split, whole, self._family, window.granularity)
             if not found.surplus or window.end > self._now() - _GROWING:
                 break
         else:

@@ -17,7 +17,7 @@ from typing import Any
 from tokentra_dagster.providers.azure_catalogue import Account, Deployment, model_name
 from tokentra_dagster.providers.azure_metrics import STATUS, Family, Point
 from tokentra_dagster.providers.payload import BadItem
-from tokentra_dagster.records import GRANULARITY_SECONDS, Granularity, Item, RejectedItem, UsageRecord, token_problem
+from tokentra_dagster.records import GRANULARITY_SECONDS, Granularity, Item, RejectedItem, UsageRecord, floor, token_problem
 
 UNATTRIBUTED = "unattributed"
 """The model of what is in an account's total and in no series."""
@@ -64,13 +64,13 @@ class Joined:
     rejected: list[RejectedItem] = field(default_factory=list)
 
 
-def joined(split: Iterable[Point], whole: Iterable[Point], family: Family, width: timedelta) -> Joined:
+def joined(split: Iterable[Point], whole: Iterable[Point], family: Family, granularity: Granularity) -> Joined:
     """The series of each deployment together, compared with the unsplit totals."""
     found = Joined()
     totals: Counter[tuple[str, datetime, str]] = Counter()
     unknown: set[tuple[str, datetime, str]] = set()
     for point, sign in (*((point, 1) for point in split), *((point, -1) for point in whole)):
-        place = (point.account, _floor(point.at, width), point.metric)
+        place = (point.account, floor(point.at, granularity), point.metric)
         bucket = found.buckets.setdefault((*place[:2], _key(point, family)), Bucket()) if sign == 1 else Bucket()
         if point.metric == family.latency:
             _latency(bucket, point)
@@ -263,7 +263,3 @@ def _count(point: Point) -> int:
 
 def _optional(counts: Counter[str], metric: str | None) -> int | None:
     return counts[metric] if metric and metric in counts else None
-
-
-def _floor(at: datetime, width: timedelta) -> datetime:
-    return at - (at - datetime(1970, 1, 1, tzinfo=at.tzinfo)) % width

@@ -22,7 +22,7 @@ from tokentra_dagster.providers.google_client import Google
 from tokentra_dagster.providers.google_metrics import COUNTED, FIRST_TOKEN, LATENCY, REQUESTS, Point, distinct, intervals, points
 from tokentra_dagster.providers.google_usage import joined, latency_types, records
 from tokentra_dagster.providers.options import Options
-from tokentra_dagster.records import GRANULARITY_SECONDS, EntityName, Item
+from tokentra_dagster.records import EntityName, Item
 
 # ---- What it can be asked ------------------------------------------------------------------------------------------
 
@@ -62,9 +62,8 @@ class GoogleSource:
                 f"{window.start:%Y-%m-%d %H:%M} UTC; start later, or set the option retention_days where yours are kept longer. "
                 "Nothing was changed."
             )
-        width = timedelta(seconds=GRANULARITY_SECONDS[window.granularity])
         for start, end, period in intervals(window, self._now()):
-            buckets, rejected = joined(self._read(start, end, period), width)
+            buckets, rejected = joined(self._read(start, end, period), window.granularity)
             several = latency_types(buckets)
             if several and self._latency_type not in several:
                 self._remark(

@@ -16,7 +16,7 @@ from tokentra_dagster.providers.base import Window
 from tokentra_dagster.providers.failures import DamagedPage, Refused
 from tokentra_dagster.providers.google_client import Google
 from tokentra_dagster.providers.payload import spans as cut
-from tokentra_dagster.records import GRANULARITY_SECONDS
+from tokentra_dagster.records import GRANULARITY_SECONDS, floor
 
 RESOURCE = "aiplatform.googleapis.com/PublisherModel"
 PREFIX = "aiplatform.googleapis.com/publisher/online_serving/"
@@ -72,8 +72,8 @@ class Point:
 def intervals(window: Window, now: datetime) -> Iterator[tuple[datetime, datetime, timedelta]]:
     """Start, end and period of each question. What lies in the future is not asked for."""
     width = timedelta(seconds=GRANULARITY_SECONDS[window.granularity])
-    end = min(window.end, _floor(now, _MINUTE))
-    whole = min(window.end, _floor(now, width))
+    end = min(window.end, floor(now, "1m"))
+    whole = min(window.end, floor(now, window.granularity))
     for start, stop in cut(window.start, whole, SPANS[window.granularity]):
         yield start, stop, width
     if max(whole, window.start) < end:
@@ -180,7 +180,3 @@ def distinct(found: Sequence[Point], owner: dict[tuple[Any, ...], str]) -> tuple
         else:
             others.add(first)
     return kept, others
-
-
-def _floor(at: datetime, width: timedelta) -> datetime:
-    return at - (at - datetime(1970, 1, 1, tzinfo=UTC)) % width

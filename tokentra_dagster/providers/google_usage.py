@@ -19,7 +19,7 @@ from typing import Any
 from tokentra_dagster.providers.google_distributions import Latencies
 from tokentra_dagster.providers.google_metrics import FIRST_TOKEN, LATENCY, REQUESTS, TOKENS, Point, Series
 from tokentra_dagster.providers.payload import BadItem
-from tokentra_dagster.records import GRANULARITY_SECONDS, Granularity, Item, RejectedItem, UsageRecord, token_problem
+from tokentra_dagster.records import GRANULARITY_SECONDS, Granularity, Item, RejectedItem, UsageRecord, floor, token_problem
 
 UNNAMED = "unnamed"
 """The model of a series that names none."""
@@ -76,12 +76,12 @@ class Bucket:
 Buckets = dict[tuple[datetime, Key], Bucket]
 
 
-def joined(points: Iterable[Point], width: timedelta) -> tuple[Buckets, list[RejectedItem]]:
+def joined(points: Iterable[Point], granularity: Granularity) -> tuple[Buckets, list[RejectedItem]]:
     """The points of each bucket together, and those that cannot be usage."""
     found: Buckets = {}
     rejected: list[RejectedItem] = []
     for point in points:
-        at = point.start - (point.start - datetime(1970, 1, 1, tzinfo=point.start.tzinfo)) % width
+        at = floor(point.start, granularity)
         key = key_of(point.series)
         bucket = found.setdefault((at, key), Bucket())
         try:
