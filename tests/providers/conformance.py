@@ -57,6 +57,9 @@ class Case(ABC):
     patience: float = 0.0
     """Seconds for which the fault `rate_limit` asks (Retry-After)."""
 
+    may_fork: ClassVar[bool] = True
+    """Whether the source can be read in a forked process."""
+
     @abstractmethod
     def running(self, folder: Path) -> AbstractContextManager[None]:
         """Start the peer. `folder` is this test's own."""
@@ -91,11 +94,17 @@ class Case(ABC):
         return Window(datetime(2023, 6, 1, tzinfo=UTC), datetime(2023, 6, 2, tzinfo=UTC), "1h")
 
 
-def peak(source: Source, window: Window) -> tuple[int, int]:
+def peak(source: Source, window: Window, may_fork: bool) -> tuple[int, int]:
     """Bytes that reading the window needs at its peak when nothing of it is kept, and how many items it gave. In a process of its own:
-    what the peer needs is not counted."""
+    what the peer needs is not counted; unless it may not fork."""
+    if not may_fork:
+        try:
+            return _needed(source, window)
+        finally:
+            tracemalloc.stop()
+            gc.unfreeze()
     here, there = FORK.Pipe()
-    reader = FORK.Process(target=_read, args=(source, window, there), daemon=True)
+    reader = FORK.Process(target=lambda: there.send(_needed(source, window)), daemon=True)
     reader.start()
     try:
         assert here.poll(60), "it did not end in a minute"
@@ -106,7 +115,7 @@ def peak(source: Source, window: Window) -> tuple[int, int]:
         reader.join()
 
 
-def _read(source: Source, window: Window, there: Any) -> None:
+def _needed(source: Source, window: Window) -> tuple[int, int]:
     # What was there before is not looked at; circular rubbish and the addresses that urllib remembers would look like something kept.
     gc.freeze()
     tracemalloc.start()
@@ -115,7 +124,7 @@ def _read(source: Source, window: Window, there: Any) -> None:
         items += 1
         clear_cache()
         gc.collect()
-    there.send((tracemalloc.get_traced_memory()[1], items))
+    return tracemalloc.get_traced_memory()[1], items
 
 
 def totals(items: Iterable[Item]) -> Totals:

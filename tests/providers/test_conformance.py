@@ -161,7 +161,7 @@ def test_ten_times_as_much_needs_little_more_memory(case):
         window, requests = case.crowd(times)
         if times == 1:
             read(source, window)  # what is imported and remembered once does not count
-        needed, items = peak(source, window)
+        needed, items = peak(source, window, case.may_fork)
         found.append((needed, requests or items))
     (little, few), (more, many) = found
     assert many > 5 * few

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
 from tests.providers.cases.simulated import ORG, SimulatedCase
-from tests.providers.conformance import NOW, Totals
+from tests.providers.conformance import DAY, NOW, Totals
 from tokentra_dagster.providers.base import ConnectionConfig, Source, Window
 from tokentra_dagster.providers.google import GoogleSource
 from tokentra_dagster.providers.google_metrics import SPANS
@@ -21,8 +19,13 @@ class GoogleCase(SimulatedCase):
     # The simulator keeps everything, and so does whoever sets retention_days.
     long_windows = (timedelta(days=31), timedelta(days=93))
 
-    def short_pages(self, patch: pytest.MonkeyPatch) -> None:
-        patch.setitem(SPANS, "1h", timedelta(hours=6))
+    # gRPC's own threads do not survive a fork.
+    may_fork = False
+
+    def crowd(self, times: int) -> tuple[Window, int | None]:
+        """Whole days: busy hours fill more of a histogram than quiet ones."""
+        self.fixture("monkeypatch").setitem(SPANS, "1h", timedelta(hours=6))
+        return Window(DAY - timedelta(days=times), DAY, "1h"), None
 
     def source(self, **options: str) -> Source:
         projects = ",".join(google_projects(self.simulator.simulation.organisation(ORG)))
