@@ -35,8 +35,8 @@ test: .venv/ready ## set up and run all tests
 lint: .venv/ready ## ruff, mypy (strict), sqlfluff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/mypy
-	@$(BIN)/python tests/lint_sql.py
+	@# Both take half a minute and one core.
+	@$(BIN)/mypy & types=$$!; $(BIN)/python tests/lint_sql.py; sql=$$?; wait $$types && exit $$sql
 
 bench: .venv/ready ## measure: ratios, side by side, in one run
 	@$(BIN)/python -m bench

@@ -114,6 +114,12 @@ def test_a_weeks_backfill_for_one_connection_from_the_ui_loads_it_and_the_rollup
     launched = platform(BACKFILL, params=params)["launchPartitionBackfill"]
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
 
+    # Meanwhile an application sends an event.
+    now = datetime.now(UTC)
+    with UsageClient(platform.collector, key_of(database)) as client:
+        client.record(occurred_at=now, provider="google", model="gemini-2.5-pro", input_tokens=100, output_tokens=10)
+        assert client.flush(30)
+
     wait_for("the backfill", lambda: one(database, "SELECT count(*) FROM raw.sync_history WHERE status <> 'running'"))
     history = rows(
         database,
@@ -141,11 +147,7 @@ def test_a_weeks_backfill_for_one_connection_from_the_ui_loads_it_and_the_rollup
         lambda: one(database, total.format("marts.daily_usage_rollup")) == one(database, total.format("raw.usage_records")),
     )
 
-    # An application's event is in the hourly rollup soon after, and nobody asks for that either.
-    now = datetime.now(UTC)
-    with UsageClient(platform.collector, key_of(database)) as client:
-        client.record(occurred_at=now, provider="google", model="gemini-2.5-pro", input_tokens=100, output_tokens=10)
-        assert client.flush(30)
+    # The event is in the hourly rollup soon after, and nobody asks for that either.
     wait_for(
         "the event in the hourly rollup",
         lambda: one(database, "SELECT count(*) FROM hourly_usage_rollup WHERE provider = 'google' AND model = 'gemini-2.5-pro'"),
