@@ -17,7 +17,7 @@ SELLERS = {
     "anthropic": Seller("Anthropic", "Claude API"),
     "aws": Seller("AWS", "Amazon Bedrock"),
     "azure": Seller("Microsoft", "Azure OpenAI"),
-    "google": Seller("Google Cloud", "Gemini API"),
+    "google": Seller("Google Cloud", "Vertex AI"),
     "openai": Seller("OpenAI", "OpenAI API"),
 }
 
