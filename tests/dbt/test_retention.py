@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,8 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.warehouse_data import HOUR, connection, load, one, record, rows
+from tokentra_dagster.cli import cli
 from tokentra_dagster.dbt_manifest import rollups
 from tokentra_dagster.ingest.authority import set_authority
 from tokentra_dagster.settings import RetentionDays, Settings
@@ -27,7 +28,10 @@ EVERYTHING = ("build", "--exclude-resource-type", "unit_test", "--vars", "{compa
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Rollup]:
-    return rollups(Settings.from_environment({"TOKENTRA_HOME": str(tmp_path_factory.mktemp("home"))}))
+    made = os.environ["TOKENTRA_DBT_MANIFEST"]
+    return rollups(
+        Settings.from_environment({"TOKENTRA_HOME": str(tmp_path_factory.mktemp("home")), "TOKENTRA_DBT_MANIFEST": made})
+    )
 
 
 def _day_of_hours(database, row, day: datetime, tokens: int = 100) -> None:
@@ -160,12 +164,11 @@ def test_the_command_says_what_would_go_then_takes_it_as_a_run_that_the_history_
     row = connection(database)
     start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=500)
     _day_of_hours(database, row, start)
-    env = {**os.environ, "TOKENTRA_DATABASE_URL": database.url, "TOKENTRA_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
+    env = {"TOKENTRA_DATABASE_URL": database.url, "TOKENTRA_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
 
     def tokentra(*arguments: str) -> str:
-        command = [str(Path(sys.executable).parent / "tokentra"), *arguments]
-        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        done = CliRunner().invoke(cli, arguments, env=env, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
         return done.stdout
 
     assert "has not read what changed from" in tokentra("retention"), "nothing goes before the first build"

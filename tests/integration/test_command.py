@@ -72,13 +72,7 @@ def test_a_file_becomes_a_summary_and_the_history_shows_the_runs(tokentra, datab
     assert "| acme | openai | import | 1 | 2026-06-01 10:00 | 2026-06-02 01:00 |" in seen and "up_to_change" in seen
     checks = one(database, "SELECT count(DISTINCT check_name) FROM dagster.asset_check_executions")
     assert checks >= 3
-
-
-def test_the_specifications_tables_answer_unqualified(tokentra, database, tmp_path):
-    (tmp_path / "usage.csv").write_text(CSV)
-    tokentra("org", "add", "acme")
-    tokentra("import", "usage.csv", "--org", "acme", "--provider", "openai")
-    tokentra("build")
+    # The specification's tables answer unqualified.
     for table in ("usage_records", "hourly_usage_rollup", "daily_usage_rollup"):
         assert one(database, f"SELECT sum(total_tokens)::int FROM {table}") == 342
     assert one(database, "SELECT count(*) FROM usage_quotas") == 0

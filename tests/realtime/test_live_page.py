@@ -16,6 +16,7 @@ from tests.realtime.event_data import event, organization, send
 from tests.realtime.test_live_feed import serving
 from tests.realtime.test_top import environment
 from tests.warehouse_data import one, rows
+from tokentra_dagster.realtime import live_routes
 from tokentra_dagster.realtime.live import live_usage
 
 PAGE = (Path(__file__).parents[2] / "docs" / "live.md").read_text()
@@ -42,7 +43,9 @@ def test_every_command_of_the_page_runs(database, acme, tmp_path):
         assert done.returncode == 0 and "gpt-4o-2024-08-06" in done.stdout, done.stderr
 
 
-def test_the_request_of_the_page_gets_a_stream(database, acme):
+def test_the_request_of_the_page_gets_a_stream(database, acme, monkeypatch):
+    # The server notices at the next heartbeat that nobody listens any more.
+    monkeypatch.setattr(live_routes, "HEARTBEAT_SECONDS", 0.1)
     (line,) = (line for line in COMMANDS if line.startswith("curl"))
     with serving(database) as port:
         arguments = shlex.split(line.replace("4318", str(port)).replace("$KEY", "acme"))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from click.testing import CliRunner
 
 from tests.simulator.conftest import Reply, ask
 from tests.warehouse_data import one
+from tokentra_dagster.cli import cli
 from tokentra_dagster.simulator import server
 from tokentra_dagster.simulator.faults import KINDS
 
@@ -73,11 +72,12 @@ def test_the_page_lists_every_kind_of_fault():
     assert listed == set(KINDS)
 
 
-def test_every_command_of_the_page_works_in_its_order(database, tmp_path: Path, start_command, free_port):
+def test_every_command_of_the_page_works_in_its_order(database, tmp_path: Path, start_command, free_port, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (first, *others) = [words for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for words in _commands(block)]
     assert first[:2] == ["tokentra", "simulate"] and len(others) == 19
     url = f"http://127.0.0.1:{free_port}"
-    env = {**os.environ, "TOKENTRA_DATABASE_URL": database.url, "TOKENTRA_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
+    env = {"TOKENTRA_DATABASE_URL": database.url, "TOKENTRA_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
     seen = []
     with start_command(*first[2:], "--port", str(free_port)):
         for words in others:
@@ -88,11 +88,8 @@ def test_every_command_of_the_page_works_in_its_order(database, tmp_path: Path, 
                 assert reply.status == 200 and reply.json, (words, reply.text)
                 seen.append(reply.json)
             else:
-                command = [sys.executable, "-c", "from tokentra_dagster.cli import main; main()", *words[1:]]
-                done = subprocess.run(
-                    [word.replace(USUAL, url) for word in command], env=env, cwd=tmp_path, capture_output=True, text=True
-                )
-                assert done.returncode == 0, (words, done.stderr)
+                done = CliRunner().invoke(cli, [word.replace(USUAL, url) for word in words[1:]], env=env, catch_exceptions=False)
+                assert done.exit_code == 0, (words, done.output)
     assert one(database, "SELECT sum(input_tokens) FROM raw.usage_records") > 10**6
     completions, analytics, _, _, state, restated, withdrawn, changes, clock, real = seen
     assert completions["data"][0]["results"] and analytics["data"][0]["group"]["model"]
