@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -62,7 +64,8 @@ CONNECTIONS = (
         {"regions": "us-east-1,eu-central-1", "cost_export": "s3://{org}-bedrock/export/bedrock"},
     ),
     Demonstrated(
-        "azure", "azure", "azure", "/azure", "azure-token-{org}", {"subscriptions": "{subscription}"}, "azure.monitor.querymetrics"
+        "azure", "azure", "azure", "/azure", "azure-token-{org}", 
+        {"subscriptions": "{subscription}", "cost_export": "{azure_costs}"}, "azure.monitor.querymetrics",
     ),
     Demonstrated(
         "google", "google", "google", GRPC, "google-token-{org}",
@@ -79,6 +82,7 @@ CONNECTIONS = (
 
 def run_demo(settings: Settings, days: int) -> None:
     """Set up, sync, build, check, summarise. Raises `TokenTraError` when any part fails; run again, it changes no total."""
+    from tokentra_dagster.simulator.gateway_files import write_azure_costs
     from tokentra_dagster.simulator.server import RunningSimulator
 
     with _step("Database"):
@@ -90,9 +94,12 @@ def run_demo(settings: Settings, days: int) -> None:
     today = floor(datetime.now(UTC), "1d")
     start, end = today - days * DAY, today
     # The simulator's clock stands still at the start of today, so that a second demo on the same day sees the same answers.
-    with RunningSimulator(now=end) as simulator:
+    with RunningSimulator(now=end) as simulator, TemporaryDirectory(prefix="tokentra-demo-") as folder:
         with _step("Organisations, connections and attribution rules"):
-            _set_up(database, simulator, shown)
+            for name in ORGANIZATIONS:
+                org = simulator.simulation.organisation(name)
+                write_azure_costs(simulator.simulation, org, Path(folder, name), start, end)
+            _set_up(database, simulator, shown, Path(folder))
         for one in shown:
             labels = [f"{org}/{one.name}" for org in ORGANIZATIONS]
             said = " and ".join(labels)
@@ -110,7 +117,7 @@ def run_demo(settings: Settings, days: int) -> None:
     _show(database, start, end)
 
 
-def _set_up(database: Database, simulator, shown: list[Demonstrated]) -> None:  # type: ignore[no-untyped-def]
+def _set_up(database: Database, simulator, shown: list[Demonstrated], folder: Path) -> None:  # type: ignore[no-untyped-def]
     from tokentra_dagster.simulator.azure_streams import SUBSCRIPTIONS
     from tokentra_dagster.simulator.google_billing import table_of
     from tokentra_dagster.simulator.google_streams import google_projects
@@ -121,6 +128,7 @@ def _set_up(database: Database, simulator, shown: list[Demonstrated]) -> None:  
             places = {
                 "org": name, "url": simulator.url, "subscription": SUBSCRIPTIONS[name],
                 "projects": ",".join(google_projects(simulator.simulation.organisation(name))), "billing_table": table_of(name),
+                "azure_costs": str(folder / name),
             }  # fmt: skip
             for one in shown:
                 url = simulator.google_url if one.path == GRPC else simulator.url + one.path

@@ -10,7 +10,9 @@ import pytest
 from tokentra_dagster.providers.azure import AzureSource
 from tokentra_dagster.providers.base import ConnectionConfig, Window
 from tokentra_dagster.records import split
+from tokentra_dagster.simulator import azure_bill
 from tokentra_dagster.simulator.azure_streams import SUBSCRIPTIONS
+from tokentra_dagster.simulator.gateway_files import write_azure_costs
 from tokentra_dagster.simulator.server import RunningSimulator
 
 NOW = datetime(2026, 11, 24, 13, 37, tzinfo=UTC)
@@ -93,6 +95,24 @@ def test_batch_and_provisioned_deployments_are_told_apart(simulator):
         if r.service_type == "batch" or r.service_tier
     }
     assert kinds == {("insights-gpt-4o-mini", "batch", None), ("claims-gpt-4.1", "sync", "provisioned")}
+
+
+def test_the_bill_is_what_the_simulator_charges(simulator, tmp_path):
+    org = simulator.simulation.organisation("acme")
+    start = datetime(2026, 10, 30, tzinfo=UTC)
+    write_azure_costs(simulator.simulation, org, tmp_path, start, DAY)
+    opened = source(simulator, "acme", cost_export=str(tmp_path))
+    _, costs, rejected = split(opened.costs(Window(start, start + timedelta(days=4), "1h")))
+    assert rejected == [] and opened.remarks() == []
+    assert sum(c.amount for c in costs) == azure_bill.billed(simulator.simulation, org, start, start + timedelta(days=4)) > 0
+    assert {"gpt-4.1", "gpt-4o-mini", "claude-sonnet-4-5"} <= {c.model for c in costs}
+    write_azure_costs(
+        simulator.simulation, simulator.simulation.organisation("globex"), tmp_path / "globex", DAY, DAY + timedelta(days=1)
+    )
+    of_globex = split(
+        source(simulator, "globex", cost_export=str(tmp_path / "globex")).costs(Window(DAY, DAY + timedelta(days=1), "1d"))
+    )[1]
+    assert [c.amount for c in of_globex if c.line_item == "Provisioned Managed Unit"] == [24 * 50]
 
 
 def test_what_is_withdrawn_disappears(simulator):

@@ -1,10 +1,11 @@
-"""What gateways and coding tools leave behind, as files: the gateway's requests as Langfuse and Helicone export them and as LiteLLM logs
+"""What gateways, coding tools and Azure's bill leave behind, as files: the gateway's requests as Langfuse and Helicone export them and as LiteLLM logs
 them, and the session logs of Claude Code and Codex.
 
     FOLDER/acme/langfuse/lf-acme/observations_v2/2026-11-21T00-00-00.jsonl, .../manifests/...     a run for each day
     FOLDER/acme/helicone/2026-11-20.jsonl                                                         a file for each day
     FOLDER/acme/litellm.sql                                                                       for psql: the table and its rows
     FOLDER/acme/claude-code/projects/..., FOLDER/acme/codex/sessions/...
+    FOLDER/acme/azure-costs/202611/manifest.json, ...                                             Azure's bill, a run for each month
 
 Names and fields: providers.md 6.1, 6.3 to 6.5, and the sources that `providers/langfuse_export` and `providers/helicone` name.
 """
@@ -17,7 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tokentra_dagster.simulator import gateway, session_logs
+from tokentra_dagster.simulator import azure_bill, gateway, session_logs
 from tokentra_dagster.simulator.companies import NAMES
 from tokentra_dagster.simulator.gateway import GatewayRequest
 from tokentra_dagster.simulator.organisation import Organisation
@@ -51,6 +52,7 @@ def write(simulation: Simulation, folder: Path, start: datetime, end: datetime) 
         for day, found in _days(made, start, end):
             _write_lines(inside / "helicone" / f"{day:%Y-%m-%d}.jsonl", [helicone(one) for one in found])
             _write_langfuse_run(inside / "langfuse" / f"lf-{name}", day, day + _DAY, made, org)
+        write_azure_costs(simulation, org, inside / "azure-costs", start, end)
         (inside / "litellm.sql").write_text(spend_log(made), encoding="utf-8")
         seed = NAMES.index(name) + 1
         session_logs.write_claude_code(
@@ -59,6 +61,14 @@ def write(simulation: Simulation, folder: Path, start: datetime, end: datetime) 
             seed,
         )
         session_logs.write_codex(inside / "codex", session_logs.requests(seed, start, end, ("gpt-5.4",), SESSIONS), seed)
+
+
+def write_azure_costs(simulation: Simulation, org: Organisation, folder: Path, start: datetime, end: datetime) -> None:
+    """Whole months, as far as they have ended."""
+    month = start.replace(day=1)
+    while month < end:
+        azure_bill.write_month(simulation, org, folder, month)
+        month = (month + 31 * _DAY).replace(day=1)
 
 
 def helicone(one: GatewayRequest) -> dict[str, Any]:
