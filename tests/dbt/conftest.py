@@ -31,7 +31,7 @@ def dbt_command(database: Database, target: Path, *arguments: str) -> tuple[list
     project = str(project_folder())
     arguments = arguments or ("build", "--exclude-resource-type", "unit_test")
     # Parsing has written the manifest, which is a fifth of a small run.
-    unwritten = () if arguments[0] == "docs" else ("--no-write-json",)
+    unwritten = () if arguments[0] == "docs" or "--write-json" in arguments else ("--no-write-json",)
     command = [
         str(Path(sys.executable).parent / "dbt"), "--quiet", "--log-level-file", "none", *unwritten, *arguments,
         "--project-dir", project, "--profiles-dir", project, "--target-path", str(target), "--log-path", str(target / "logs"),

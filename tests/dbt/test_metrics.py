@@ -197,7 +197,7 @@ def metrics(database, build, dbt_target: Path) -> Callable[[], Metrics]:
     """Builds the models, then answers."""
 
     def made() -> Metrics:
-        build("run")
+        build("run", "--write-json")
         return Metrics(dbt_target, database)
 
     return made

@@ -39,6 +39,9 @@ def test_the_demo_ends_well_and_a_second_run_changes_no_total(database, tmp_path
         database, "SELECT basis, sum(total_tokens) AS t FROM daily_usage_allocation WHERE dimension = 'team' GROUP BY 1"
     )
     assert {row["basis"] for row in shares if row["t"]} == {"direct", "allocated", "unattributed"}
+    # The second build of a home reads again only what changed since the first.
+    logs = sorted((tmp_path / "home" / "dbt" / "runs").glob("*/dbt.log"), key=lambda path: path.stat().st_mtime)
+    assert ["Starting full parse" in path.read_text() for path in logs] == [True, False]
     # Nothing is left for the hourly syncs to ask a simulator that is gone.
     assert rows(database, "SELECT name FROM app.provider_connections WHERE is_active") == []
     assert found[0] == found[1] and len(found[0]) > 30
