@@ -3,26 +3,29 @@
 -- A view: it is arithmetic over small tables, and follows a change of authority without a build.
 {%- set group = ['date', 'org_id', 'provider', 'model', 'dimension'] %}
 {%- set amounts = ['input_tokens', 'output_tokens', 'request_count', 'estimated_cost'] %}
+-- Looked up, not joined: the planner takes equalities of several columns for independent, expects one row, and then joins all that
+-- follows row by row.
 with names as materialized (
-    select
-        org_id,
-        provider,
-        model,
-        canonical_model
+    select jsonb_object_agg(jsonb_build_array(org_id, provider, model)::text, canonical_model) as of_model
     from {{ ref('dim_models') }}
 ),
 
-said as (
+authorities as materialized (
+    select jsonb_object_agg(jsonb_build_array(org_id, provider)::text, source) as of_provider
+    from {{ ref('int_usage_authority') }}
+),
+
+said as materialized (
     select
         days.date,
         days.org_id,
         days.provider,
-        names.canonical_model as model,
+        names.of_model ->> jsonb_build_array(days.org_id, days.provider, days.model)::text as model,
         days.dimension,
         days.value,
         days.currency,
         connection.source,
-        connection.source = authority.source as is_counted,
+        connection.source = authorities.of_provider ->> jsonb_build_array(days.org_id, days.provider)::text as is_counted,
         days.input_tokens,
         days.output_tokens,
         days.request_count,
@@ -32,10 +35,8 @@ said as (
     from {{ ref('int_connection_attribution_days') }} as days
     inner join {{ ref('stg_app__provider_connections') }} as connection
         on days.provider_connection_id = connection.provider_connection_id
-    inner join {{ ref('int_usage_authority') }} as authority
-        on days.org_id = authority.org_id and days.provider = authority.provider
-    inner join names
-        on days.org_id = names.org_id and days.provider = names.provider and days.model = names.model
+    cross join names
+    cross join authorities
 ),
 
 counted as (
@@ -107,7 +108,7 @@ weighed as (
 ),
 
 -- Ends of the shares, laid end to end: rounding their edges, and not their widths, keeps the sum exact.
-shares as (
+shares as materialized (
     select
         {% for weight in ['input', 'output', 'token', 'request', 'cost'] -%}
         {{ weight }}_weight,
