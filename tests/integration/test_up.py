@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -84,10 +85,20 @@ def platform(database, simulator, tmp_path: Path) -> Iterator[Graphql]:
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=120)
         assert process.returncode == 0 and "Traceback" not in rest, rest
+        assert processes_of(home) == [], "what it started goes on"
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+def processes_of(home: Path) -> list[str]:
+    """Commands that name the platform's home."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it may have ended meanwhile
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [command for command in found if str(home) in command]
 
 
 def wait_for(what: str, found: Callable[[], Any], seconds: float = 180) -> Any:
