@@ -52,9 +52,7 @@ def fault_answer(provider: str, path: str, fault: Fault) -> Answer | None:
     if status is None:
         return None
     found = refused(provider, path, Refusal(status, _SENTENCES[fault.kind], kind="requests" if status == 429 else "server_error"))
-    if fault.retry_after is not None:
-        return Answer(found.status, found.body, {"retry-after": f"{fault.retry_after:g}"})
-    return found
+    return Answer(found.status, found.body, fault.headers)
 
 
 def refused(provider: str, path: str, refusal: Refusal) -> Answer:

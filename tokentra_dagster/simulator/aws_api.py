@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from tokentra_dagster.simulator import aws_metrics
 from tokentra_dagster.simulator.aws_objects import Bucket
-from tokentra_dagster.simulator.faults import STATUS, damage
+from tokentra_dagster.simulator.faults import TOLD, damage
 from tokentra_dagster.simulator.query import Refusal
 from tokentra_dagster.simulator.simulation import Simulation
 
@@ -48,12 +48,9 @@ class AwsApi:
         xml = not action and not path.startswith(("/inference-profiles", "/foundation-models"))
         headers: dict[str, str] = {}
         try:
-            status = STATUS.get(fault.kind) if fault else None
-            if fault and fault.kind == "invalid_page_token":
-                status = 400
-            if fault and status:
-                headers = {"retry-after": f"{fault.retry_after:g}"} if fault.retry_after is not None else {}
-                raise Refusal(status, "The simulator was told to say so.", code=_CODES.get(status, "InternalFailure"))
+            if fault and fault.status:
+                headers = fault.headers
+                raise Refusal(fault.status, TOLD, code=_CODES.get(fault.status, "InternalFailure"))
             content = self._answer(request, path, action, parameters)
             if fault and fault.kind in ("truncated_json", "dropped"):
                 content = damage("truncated_json", content, token)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import io
 import json
 import re
@@ -27,7 +26,7 @@ from tokentra_dagster.simulator.organisation import ORIGIN, Organisation, Stream
 from tokentra_dagster.simulator.prices import PICO, plain, token_price
 from tokentra_dagster.simulator.query import Ints, Refusal
 from tokentra_dagster.simulator.simulation import Simulation
-from tokentra_dagster.simulator.truth import minute_of
+from tokentra_dagster.simulator.truth import Table, minute_of, months, of_unit, request_id, share
 
 LOGS = "logs/"
 EXPORT = "export/bedrock/"
@@ -42,6 +41,8 @@ _BILLED = (
     ("uncached", "input", "input-tokens"), ("output", "output", "output-tokens"),
     ("cache_read", "cache_read", "cache-read-input-token-count"), ("cache_write", "cache_write", "cache-write-input-token-count"),
 )  # fmt: skip
+_LOGGED = ("uncached", "cache_read", "cache_write", "output", "latency_ms")
+"""Units of a request's line."""
 _PLACES = {"us-east-1": "USE1", "eu-central-1": "EUC1"}
 
 
@@ -83,7 +84,7 @@ class Bucket:
         now = self.simulation.clock()
         if prefix.startswith(EXPORT[: len(prefix)]) or EXPORT.startswith(prefix[: len(EXPORT)]):
             for folder, name in (("data", "bedrock-00001.csv.gz"), ("metadata", "bedrock-Manifest.json")):
-                for month in _months(now - timedelta(days=400), now):
+                for month in months(now - timedelta(days=400), now):
                     key = f"{EXPORT}{folder}/BILLING_PERIOD={month:%Y-%m}/{name}"
                     if key.startswith(prefix):
                         yield key
@@ -123,17 +124,19 @@ class Bucket:
         table = bedrock(self.simulation, self.org)
         first = minute_of(hour)
         counts = self.simulation.counts(table, range(first, first + 61))
-        units = {unit: 1 + number for number, unit in enumerate(table.units)}
         for row, stream in enumerate(table.streams):
             if stream.dimensions["region"] != region:
                 continue
             for minute in range(60):
                 summed = counts[row, minute]
                 requests = int(summed[0])
-                failed = int(summed[units["client_errors"]] + summed[units["server_errors"]])
+                failed = int(of_unit(table, summed, "client_errors") + of_unit(table, summed, "server_errors"))
                 for number in range(requests):
                     at = hour + timedelta(minutes=minute, seconds=60 * number // requests)
-                    yield json.dumps(_line(stream, at, first + minute, number, requests, failed, summed, units))
+                    shares = {unit: share(int(of_unit(table, summed, unit)), requests, number) for unit in _LOGGED}
+                    yield json.dumps(
+                        _line(stream, at, request_id(stream, first + minute, number), shares, requests - number <= failed)
+                    )
 
     # ---- The bill --------------------------------------------------------------------------------------------------------
 
@@ -143,34 +146,29 @@ class Bucket:
 
     def _bill(self, month: datetime) -> str:
         """A line for each day, stream and kind of token, for the days that have ended."""
-        table = bedrock(self.simulation, self.org)
-        end = min((month + timedelta(days=31)).replace(day=1), self.simulation.clock().replace(hour=0, minute=0))
-        days = [month + timedelta(days=n) for n in range(max((end - month).days, 0))]
         text = io.StringIO()
         writer = csv.DictWriter(text, _COLUMNS)
         writer.writeheader()
-        if days:
-            counts = self.simulation.counts(table, [minute_of(day) for day in [*days, end]])
-            for row, stream in enumerate(table.streams):
-                for number, day in enumerate(days):
-                    for unit, kind, words in _BILLED:
-                        used = int(counts[row, number, 1 + table.units.index(unit)]) if unit in table.units else 0
-                        if used:
-                            writer.writerow(_charge(stream, day, kind, words, used))
+        table = bedrock(self.simulation, self.org)
+        days = self.simulation.days_of_month(table, month)
+        writer.writerows(_charge(*charged) for charged in self._charged(table, days))
         return text.getvalue()
 
     def billed(self, start: datetime, end: datetime) -> Decimal:
         """USD for whole days: what the export says, by its own arithmetic."""
         table = bedrock(self.simulation, self.org)
-        total, day = 0, start
-        while day < end:
-            counts = self.simulation.counts(table, (minute_of(day), minute_of(day + timedelta(days=1))))
-            for row, stream in enumerate(table.streams):
-                for unit, kind, _ in _BILLED:
-                    used = int(counts[row, 0, 1 + table.units.index(unit)]) if unit in table.units else 0
-                    total += used * token_price("aws", str(stream.dimensions["model"]), kind, day.date())
-            day += timedelta(days=1)
+        total = 0
+        for stream, day, kind, _, used in self._charged(table, self.simulation.days(table, start, end)):
+            total += used * token_price("aws", str(stream.dimensions["model"]), kind, day.date())
         return Decimal(total) / PICO
+
+    def _charged(self, table: Table, days: list[tuple[datetime, Ints]]) -> Iterator[tuple[Stream, datetime, str, str, int]]:
+        """Stream, day, kind of token, words of the usage type, and how many."""
+        for row, stream in enumerate(table.streams):
+            for day, counted in days:
+                for unit, kind, words in _BILLED:
+                    if used := int(of_unit(table, counted[row], unit)):
+                        yield stream, day, kind, words, used
 
 
 _COLUMNS = (
@@ -195,36 +193,22 @@ def _charge(stream: Stream, day: datetime, kind: str, words: str, used: int) -> 
     return dict(zip(_COLUMNS, values, strict=True))
 
 
-def _line(
-    stream: Stream, at: datetime, minute: int, number: int, requests: int, failed: int, summed: Ints, units: dict[str, int]
-) -> dict[str, Any]:
-    def share(unit: str) -> int:
-        """This request's part of the minute's; the first takes what is left over."""
-        whole = int(summed[units[unit]]) if unit in units else 0
-        return whole // requests + (whole % requests if number == 0 else 0)
-
+def _line(stream: Stream, at: datetime, identity: str, shares: dict[str, int], failed: bool) -> dict[str, Any]:
     dimensions = stream.dimensions
-    body = {"output": {"message": {"content": [{"text": "(simulated)"}]}}, "metrics": {"latencyMs": share("latency_ms")}}
+    body = {"output": {"message": {"content": [{"text": "(simulated)"}]}}, "metrics": {"latencyMs": shares["latency_ms"]}}
     line: dict[str, Any] = {
         "schemaType": "ModelInvocationLog", "schemaVersion": "1.0", "timestamp": f"{at:%Y-%m-%dT%H:%M:%SZ}",
         "accountId": dimensions["account_id"], "identity": {"arn": dimensions["identity"]}, "region": dimensions["region"],
-        "requestId": hashlib.blake2b(f"{stream.name} {minute} {number}".encode(), digest_size=16).hexdigest(),
+        "requestId": identity,
         "operation": "Converse", "modelId": dimensions["log_id"],
         "input": {
-            "inputContentType": "application/json", "inputBodyJson": {"messages": "(simulated)"}, "inputTokenCount": share("uncached"),
-            "cacheReadInputTokenCount": share("cache_read"), "cacheWriteInputTokenCount": share("cache_write"),
+            "inputContentType": "application/json", "inputBodyJson": {"messages": "(simulated)"}, "inputTokenCount": shares["uncached"],
+            "cacheReadInputTokenCount": shares["cache_read"], "cacheWriteInputTokenCount": shares["cache_write"],
         },
-        "output": {"outputContentType": "application/json", "outputBodyJson": body, "outputTokenCount": share("output")},
+        "output": {"outputContentType": "application/json", "outputBodyJson": body, "outputTokenCount": shares["output"]},
     }  # fmt: skip
     if dimensions["request_metadata"]:
         line["requestMetadata"] = dimensions["request_metadata"]
-    if requests - number <= failed:
+    if failed:
         line["errorCode"] = "ModelErrorException"
     return line
-
-
-def _months(first: datetime, last: datetime) -> Iterator[datetime]:
-    month = first.replace(day=1, hour=0, minute=0)
-    while month <= last:
-        yield month
-        month = (month + timedelta(days=31)).replace(day=1)

@@ -6,25 +6,20 @@ filter splits and `top` is not given, knows both families of metrics, and gives 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qs, unquote
 
 import numpy as np
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
-from tokentra_dagster.simulator.faults import STATUS, Fault, damage
+from tokentra_dagster.simulator.json_api import JsonApi
 from tokentra_dagster.simulator.organisation import Organisation
 from tokentra_dagster.simulator.query import Ints, Refusal
 from tokentra_dagster.simulator.simulation import Simulation
-from tokentra_dagster.simulator.truth import Table, minute_of
-from tokentra_dagster.simulator.wire import drop
+from tokentra_dagster.simulator.truth import Table, minute_of, of_unit
 
 NAMESPACE = "Microsoft.CognitiveServices/accounts"
 PAGE_SIZE = 2
@@ -62,41 +57,35 @@ _SHAPE = {"minimum": 300, "average": 1000, "maximum": 4000}
 """Thousandths of the average latency of a bucket."""
 
 
-class AzureApi:
+class AzureApi(JsonApi):
     """An ASGI application at `prefix`."""
 
-    def __init__(self, simulation: Simulation, prefix: str) -> None:
-        self._simulation, self._prefix = simulation, prefix
+    provider, token = "azure", "$skiptoken"
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        path = unquote(request.url.path.removeprefix(self._prefix))
-        body = await request.body()
-        query = {name: values[-1] for name, values in parse_qs(request.url.query).items()}
-        self._simulation.requests[f"azure {path.rpartition('/')[2]}"] += 1
-        fault = self._simulation.faults.take("azure", path, "$skiptoken" in query)
-        if fault and fault.kind == "timeout":
-            await asyncio.sleep(fault.seconds)
-        headers: dict[str, str] = {}
-        try:
-            if fault and fault.kind in STATUS:
-                headers = {"retry-after": f"{fault.retry_after:g}"} if fault.retry_after is not None else {}
-                raise Refusal(STATUS[fault.kind], "The simulator was told to say so.", code="Simulated")
-            answer = self._answer(request, path, query, body)
-            status = 200
-            _spoil(answer, fault)
-            content = json.dumps(answer).encode()
-        except Refusal as refusal:
-            status = refusal.status
-            content = json.dumps({"error": {"code": refusal.code or "BadRequest", "message": refusal.message}}).encode()
-        if fault and fault.kind == "truncated_json":
-            content = damage("truncated_json", content, None)
-        if fault and fault.kind == "dropped":
-            await drop(status, content, send)
-            return
-        await Response(content, status, headers, media_type="application/json")(scope, receive, send)
+    def _counted(self, path: str) -> str:
+        return path.rpartition("/")[2]
 
-    def _answer(self, request: Request, path: str, query: Mapping[str, str], body: bytes) -> dict[str, Any]:
+    def _fault_code(self, status: int) -> str:
+        return "Simulated"
+
+    def _error(self, refusal: Refusal) -> dict[str, Any]:
+        return {"error": {"code": refusal.code or "BadRequest", "message": refusal.message}}
+
+    def _spoil(self, answer: dict[str, Any], kind: str, token: str | None) -> None:
+        """`bad_record`: the first count of an answer becomes negative."""
+        points = (
+            point
+            for resource in answer.get("values", [])
+            for metric in resource["value"]
+            for series in metric["timeseries"]
+            for point in series["data"]
+            if "total" in point
+        )
+        if kind == "bad_record" and (first := next(points, None)):
+            first["total"] = -5.0
+
+    def _answer(self, request: Request, path: str, body: bytes) -> dict[str, Any]:
+        query = dict(request.query_params)
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         org = self._simulation.organisation_of_key("azure", token) if scheme == "Bearer" else None
         if org is None:
@@ -112,18 +101,6 @@ class AzureApi:
         if path.endswith("/deployments"):
             return _page(list(_deployments(table, path.removesuffix("/deployments"))), query, url)
         raise Refusal(404, f"{path} is not simulated.", code="ResourceNotFound")
-
-
-def _spoil(answer: dict[str, Any], fault: Fault | None) -> None:
-    """`bad_record`: the first count of an answer becomes negative."""
-    if fault and fault.kind == "bad_record":
-        for resource in answer.get("values", []):
-            for metric in resource["value"]:
-                for series in metric["timeseries"]:
-                    for point in series["data"]:
-                        if "total" in point:
-                            point["total"] = -5.0
-                            return
 
 
 def account_id(dimensions: Mapping[str, Any]) -> str:
@@ -270,7 +247,5 @@ def _dimensions(table: Table, row: int, unit: str) -> dict[str, str]:
 
 def _unit(table: Table, of_row: Ints, unit: str) -> Ints:
     if unit == "success":
-        failed: Ints = of_row[:, 0] - _unit(table, of_row, "client_errors") - _unit(table, of_row, "server_errors")
-        return failed
-    nothing: Ints = np.zeros(of_row.shape[0], dtype=np.int64)
-    return of_row[:, 1 + table.units.index(unit)] if unit in table.units else nothing
+        return of_row[:, 0] - of_unit(table, of_row, "client_errors") - of_unit(table, of_row, "server_errors")
+    return of_unit(table, of_row, unit)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +17,7 @@ from tokentra_dagster.simulator.azure_api import account_id
 from tokentra_dagster.simulator.organisation import Organisation, Stream
 from tokentra_dagster.simulator.prices import PICO, plain, token_price
 from tokentra_dagster.simulator.simulation import Simulation
-from tokentra_dagster.simulator.truth import minute_of
+from tokentra_dagster.simulator.truth import Ints, Table, of_unit
 
 COLUMNS = (
     "date", "meterCategory", "meterSubCategory", "meterName", "ProductName", "ResourceId", "quantity", "unitOfMeasure", "chargeType",
@@ -35,14 +35,15 @@ _PROVISIONED_UNITS, _UNIT_HOUR = 50, PICO
 
 def write_month(simulation: Simulation, org: Organisation, folder: Path, month: datetime) -> None:
     """The month's days that have ended, in `FOLDER/YYYYMM/`."""
-    end = min((month + 31 * _DAY).replace(day=1), simulation.clock().replace(hour=0, minute=0))
+    table = simulation.table(org, "azure", "models")
+    days = simulation.days_of_month(table, month)
     run = folder / f"{month:%Y%m}"
     run.mkdir(parents=True, exist_ok=True)
     path = run / "part_0_0001.csv"
     with path.open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for day, stream, meter, quantity, unit, pico in _charges(simulation, org, month, end):
+        for day, stream, meter, quantity, unit, pico in _charges(table, days):
             of = stream.dimensions
             writer.writerow(
                 (
@@ -50,10 +51,12 @@ def write_month(simulation: Simulation, org: Organisation, folder: Path, month: 
                     plain(pico), "USD", of["region"],
                 )
             )  # fmt: skip
+    last = days[-1][0] if days else month - _DAY
     manifest = {
         "exportConfig": {"exportName": f"{org.name}-actual", "type": "ActualCost", "dataVersion": "2021-10-01"},
         "runInfo": {
-            "startDate": f"{month:%Y-%m-%dT00:00:00}", "endDate": f"{end - _DAY:%Y-%m-%dT00:00:00}", "submittedTime": f"{end:%Y-%m-%dT06:00:00.0000000Z}",
+            "startDate": f"{month:%Y-%m-%dT00:00:00}", "endDate": f"{last:%Y-%m-%dT00:00:00}",
+            "submittedTime": f"{last + _DAY:%Y-%m-%dT06:00:00.0000000Z}",
         },
         "deliveryConfig": {"fileFormat": "Csv", "compressionMode": "None"},
         "blobs": [{"blobName": f"exports/{run.name}/{path.name}", "byteCount": path.stat().st_size}],
@@ -63,29 +66,22 @@ def write_month(simulation: Simulation, org: Organisation, folder: Path, month: 
 
 def billed(simulation: Simulation, org: Organisation, start: datetime, end: datetime) -> Decimal:
     """USD of whole days, by its own arithmetic."""
-    return Decimal(sum(pico for *_, pico in _charges(simulation, org, start, end))) / PICO
-
-
-def _charges(
-    simulation: Simulation, org: Organisation, start: datetime, end: datetime
-) -> Iterator[tuple[datetime, Stream, str, str, str, int]]:
-    """Day, stream, meter, quantity with its unit, pico-dollars."""
-    days = [start + n * _DAY for n in range(max((end - start) // _DAY, 0))]
-    if not days:
-        return
     table = simulation.table(org, "azure", "models")
-    counts = simulation.counts(table, [minute_of(day) for day in [*days, end]])
+    return Decimal(sum(pico for *_, pico in _charges(table, simulation.days(table, start, end)))) / PICO
+
+
+def _charges(table: Table, days: Sequence[tuple[datetime, Ints]]) -> Iterator[tuple[datetime, Stream, str, str, str, int]]:
+    """Day, stream, meter, quantity with its unit, pico-dollars."""
     for row, stream in enumerate(table.streams):
         model, kind = str(stream.dimensions["model"]), str(stream.dimensions["type"])
         seller, batch = ("anthropic" if model.startswith("claude") else "azure"), "Batch" in kind
-        for number, day in enumerate(days):
+        for day, counted in days:
             if kind.startswith("Provisioned"):
                 hours = 24 * _PROVISIONED_UNITS
                 yield day, stream, "Provisioned Managed Unit", str(hours), "1 Hour", hours * _UNIT_HOUR
                 continue
             for unit, (priced, words) in _KINDS.items():
-                used = int(counts[row, number, 1 + table.units.index(unit)]) if unit in table.units else 0
-                if used:
+                if used := int(of_unit(table, counted[row], unit)):
                     price = token_price(seller, model, priced, day.date(), tier="batch" if batch else "standard")
                     meter = f"{model}{' Batch' if batch else ''} {words} glbl Tokens"
                     yield day, stream, meter, plain(used, 3), "1K", used * price

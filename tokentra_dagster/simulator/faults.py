@@ -32,6 +32,7 @@ KINDS = {
     "bad_record": "the first result's parts exceed their whole (OpenAI), or a count is negative (elsewhere)",
 }
 STATUS = {"rate_limit": 429, "server_error": 500, "unavailable": 503, "overloaded": 529, "revoked_key": 401, "forbidden": 403}
+TOLD = "The simulator was told to say so."
 _WITH_TOKEN = frozenset(("repeated_page_token", "invalid_page_token"))
 PROVIDERS = ("openai", "anthropic", "aws", "azure", "google", "langfuse")
 
@@ -50,6 +51,15 @@ class Fault:
     retry_after: float | None = None
     seconds: float = 30.0
     skip: int = 0
+
+    @property
+    def status(self) -> int | None:
+        """What is answered instead of 200; None where the answer itself is damaged or late."""
+        return 400 if self.kind == "invalid_page_token" else STATUS.get(self.kind)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {} if self.retry_after is None else {"retry-after": f"{self.retry_after:g}"}
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -6,7 +6,6 @@ said by a rule. Who works around it is in OpenAI's totals only.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,7 +16,7 @@ import numpy as np
 from tokentra_dagster.simulator.companies import GATEWAY_PEOPLE, gateway_user, organisation
 from tokentra_dagster.simulator.organisation import Organisation, Stream
 from tokentra_dagster.simulator.simulation import Simulation
-from tokentra_dagster.simulator.truth import Table, minute_of, moment_of
+from tokentra_dagster.simulator.truth import Ints, Table, minute_of, moment_of, of_unit, request_id, share
 
 PROVIDER, ENDPOINT = "openai", "completions"
 MODELS = ("gpt-*", "orion-*")
@@ -41,18 +40,29 @@ class GatewayRequest:
     milliseconds: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """Whose a stream's requests are, by the gateway's names."""
+
+    stream: Stream
+    user: str
+    team: str
+    environment: str
+
+
 def requests(simulation: Simulation, org: Organisation, start: datetime, end: datetime) -> list[GatewayRequest]:
     """Those of `[start, end)` as known now, in order of time; start and end are whole minutes."""
     table = _table(org.name, org.scale)
     teams = {(project, person): team for project, person, team in GATEWAY_PEOPLE[org.name]}
+    environments = {project.slug: project.environment for project in org.projects}
     first = minute_of(start)
     counts = simulation.counts(table, range(first, minute_of(end) + 1))
-    columns = [0, *(1 + table.units.index(unit) for unit in _UNITS)]
     found: list[GatewayRequest] = []
     for row, stream in enumerate(table.streams):
-        team = teams[stream.project, _person(org, stream)]
+        person = _person(org, stream)
+        of = _Asker(stream, gateway_user(org, person), teams[stream.project, person], environments[stream.project])
         for minute in np.flatnonzero(counts[row, :, 0]):
-            found.extend(_divided(org, stream, team, first + int(minute), counts[row, minute, columns].tolist()))
+            found.extend(_divided(of, first + int(minute), _counted(table, counts[row, minute])))
     return sorted(found, key=lambda one: (one.at, one.id))
 
 
@@ -61,7 +71,7 @@ def used(simulation: Simulation, org: Organisation, start: datetime, end: dateti
     table = simulation.table(org, PROVIDER, ENDPOINT)
     through = [row for row, stream in enumerate(table.streams) if _is_through(org, stream)]
     of = simulation.counts(table, (minute_of(start), minute_of(end)))[through, 0].sum(axis=0)
-    count, text, cached, received = (int(of[n]) for n in (0, *(1 + table.units.index(unit) for unit in _UNITS)))
+    count, text, cached, received = _counted(table, of)
     return {"requests": count, "sent": text + cached, "cached": cached, "received": received}
 
 
@@ -91,20 +101,24 @@ def _person(org: Organisation, stream: Stream) -> str:
     return str(stream.dimensions["user_id"]).removeprefix(f"user-{org.name}-")
 
 
-def _divided(org: Organisation, stream: Stream, team: str, minute: int, of: list[int]) -> Iterator[GatewayRequest]:
+def _counted(table: Table, of: Ints) -> list[int]:
+    """Requests, text, cached text and output."""
+    return [int(of[0]), *(int(of_unit(table, of, unit)) for unit in _UNITS)]
+
+
+def _divided(of: _Asker, minute: int, counted: list[int]) -> Iterator[GatewayRequest]:
     """A minute's requests; together they have its tokens."""
-    count, *tokens = of
-    environment = next(project.environment for project in org.projects if project.slug == stream.project)
+    count, *tokens = counted
     for number in range(count):
-        text, cached, received = (whole * (number + 1) // count - whole * number // count for whole in tokens)
-        identity = hashlib.blake2b(f"{stream.name} {minute} {number}".encode(), digest_size=16).hexdigest()
+        text, cached, received = (share(whole, count, number) for whole in tokens)
+        identity = request_id(of.stream, minute, number)
         yield GatewayRequest(
             id=identity,
             at=moment_of(minute) + timedelta(milliseconds=60_000 * number // count),
-            model=stream.dimensions["model"],
-            user=gateway_user(org, _person(org, stream)),
-            team=team,
-            environment=environment,
+            model=of.stream.dimensions["model"],
+            user=of.user,
+            team=of.team,
+            environment=of.environment,
             sent=text + cached,
             cached=cached,
             received=received,

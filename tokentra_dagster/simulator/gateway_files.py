@@ -23,6 +23,7 @@ from tokentra_dagster.simulator.companies import NAMES
 from tokentra_dagster.simulator.gateway import GatewayRequest
 from tokentra_dagster.simulator.organisation import Organisation
 from tokentra_dagster.simulator.simulation import Simulation
+from tokentra_dagster.simulator.truth import months
 
 SPEND_LOG = """
 CREATE TABLE "LiteLLM_SpendLogs" (
@@ -65,10 +66,8 @@ def write(simulation: Simulation, folder: Path, start: datetime, end: datetime) 
 
 def write_azure_costs(simulation: Simulation, org: Organisation, folder: Path, start: datetime, end: datetime) -> None:
     """Whole months, as far as they have ended."""
-    month = start.replace(day=1)
-    while month < end:
+    for month in months(start, end - _DAY):
         azure_bill.write_month(simulation, org, folder, month)
-        month = (month + 31 * _DAY).replace(day=1)
 
 
 def helicone(one: GatewayRequest) -> dict[str, Any]:

@@ -7,7 +7,6 @@ the columns and the parameters are honoured, and any other is refused.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections import OrderedDict
@@ -16,19 +15,14 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
-from urllib.parse import unquote
 
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
-from tokentra_dagster.simulator.faults import STATUS, damage
+from tokentra_dagster.simulator.json_api import JsonApi
 from tokentra_dagster.simulator.organisation import Organisation, Stream
 from tokentra_dagster.simulator.prices import PICO, plain, token_price
 from tokentra_dagster.simulator.query import Refusal
 from tokentra_dagster.simulator.simulation import Simulation
-from tokentra_dagster.simulator.truth import minute_of
-from tokentra_dagster.simulator.wire import drop
 
 TABLE = "gcp_billing_export_v1_SIMULATED"
 MOST_ROWS = 500
@@ -72,43 +66,29 @@ def table_of(org: str) -> str:
     return f"{org}-billing.export.{TABLE}"
 
 
-class GoogleBilling:
+class GoogleBilling(JsonApi):
     """An ASGI application at `prefix`."""
 
+    provider, token = "google", "pageToken"
+
     def __init__(self, simulation: Simulation, prefix: str) -> None:
-        self._simulation, self._prefix = simulation, prefix
+        super().__init__(simulation, prefix)
         self._jobs: OrderedDict[str, tuple[list[str], list[dict[str, Any]]]] = OrderedDict()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        path = unquote(request.url.path.removeprefix(self._prefix))
-        body = await request.body()
-        what = "bigquery " + next((part for part in ("queries", "jobs") if f"/{part}" in path), "tables")
-        self._simulation.requests[f"google {what}"] += 1
-        fault = self._simulation.faults.take("google", what, "pageToken" in request.query_params)
-        if fault and fault.kind == "timeout":
-            await asyncio.sleep(fault.seconds)
-        headers: dict[str, str] = {}
-        try:
-            if fault and fault.kind in STATUS:
-                raise Refusal(
-                    STATUS[fault.kind], "The simulator was told to say so.", code=_REASONS.get(STATUS[fault.kind], "backendError")
-                )
-            status, answer = 200, self._answer(request, path, body)
-            if fault and fault.kind == "bad_record" and answer.get("rows"):
-                names = [one["name"] for one in answer["schema"]["fields"]]
-                answer["rows"][0]["f"][names.index("cost")]["v"] = "NaN"
-            content = json.dumps(answer).encode()
-        except Refusal as refusal:
-            status = refusal.status
-            errors = [{"reason": refusal.code or "invalid", "message": refusal.message}]
-            content = json.dumps({"error": {"code": status, "message": refusal.message, "errors": errors}}).encode()
-        if fault and fault.kind == "truncated_json":
-            content = damage("truncated_json", content, None)
-        if fault and fault.kind == "dropped":
-            await drop(status, content, send)
-            return
-        await Response(content, status, headers, media_type="application/json")(scope, receive, send)
+    def _asked(self, path: str) -> str:
+        return "bigquery " + next((part for part in ("queries", "jobs") if f"/{part}" in path), "tables")
+
+    def _fault_code(self, status: int) -> str:
+        return _REASONS.get(status, "backendError")
+
+    def _error(self, refusal: Refusal) -> dict[str, Any]:
+        errors = [{"reason": refusal.code or "invalid", "message": refusal.message}]
+        return {"error": {"code": refusal.status, "message": refusal.message, "errors": errors}}
+
+    def _spoil(self, answer: dict[str, Any], kind: str, token: str | None) -> None:
+        if kind == "bad_record" and answer.get("rows"):
+            names = [one["name"] for one in answer["schema"]["fields"]]
+            answer["rows"][0]["f"][names.index("cost")]["v"] = "NaN"
 
     def _answer(self, request: Request, path: str, body: bytes) -> dict[str, Any]:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -180,15 +160,12 @@ def billed(simulation: Simulation, org_name: str, first: datetime, last: datetim
 def rows(simulation: Simulation, org: Organisation, first: datetime, last: datetime) -> Iterator[dict[str, Any]]:
     """Rows as BigQuery exports them; numbers as text with every digit."""
     table = simulation.table(org, "google", "vertex")
-    days = [first + _DAY * n for n in range(max(-((first - last) // _DAY), 0))]
-    if not days:
-        return
-    counted = simulation.counts(table, [minute_of(day) for day in (*days, days[-1] + _DAY)])
-    for n, day in enumerate(days):
+    # A day that is begun is asked for, too.
+    for day, counted in simulation.days(table, first, first - (first - last) // _DAY * _DAY):
         if day >= simulation.clock():
             return
         for row, stream in enumerate(table.streams):
-            if not counted[row, n].any():
+            if not counted[row].any():
                 continue
             model = str(stream.dimensions["model"])
             if stream.dimensions["request_type"] == "dedicated":
@@ -197,7 +174,7 @@ def rows(simulation: Simulation, org: Organisation, first: datetime, last: datet
                 yield _row(org, stream, day, sku, unit_hours * _UNIT_HOUR, Decimal(unit_hours), "hour", 0)
                 continue
             tier = "batch" if str(stream.dimensions["source"]).startswith("batch_") else "standard"
-            for unit, quantity in zip(table.units, counted[row, n, 1:].tolist(), strict=True):
+            for unit, quantity in zip(table.units, counted[row, 1:].tolist(), strict=True):
                 if quantity and unit in _BILLED:
                     kind, ending = _BILLED[unit]
                     price = token_price("google", model, kind, day.date(), tier=tier)

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from tokentra_dagster.errors import TokenTraError
-from tokentra_dagster.simulator.faults import Fault
+from tokentra_dagster.simulator.faults import TOLD, Fault
 from tokentra_dagster.simulator.google_latencies import distribution
 from tokentra_dagster.simulator.query import Ints
 from tokentra_dagster.simulator.simulation import Simulation
-from tokentra_dagster.simulator.truth import Table, minute_of
+from tokentra_dagster.simulator.truth import Table, minute_of, of_unit
 
 SERVICE = "google.monitoring.v3.MetricService"
 RESOURCE = "aiplatform.googleapis.com/PublisherModel"
@@ -95,7 +95,7 @@ class GoogleMonitoring:
         answer = ListTimeSeriesResponse.pb(ListTimeSeriesResponse())
         try:
             if fault and fault.kind in _CODE_OF:
-                raise _Refusal(_CODE_OF[fault.kind], "The simulator was told to say so.")
+                raise _Refusal(_CODE_OF[fault.kind], TOLD)
             if fault and fault.kind == "invalid_page_token":
                 raise _Refusal("INVALID_ARGUMENT", "The page token is not valid.")
             if matched is None or matched[2] != RESOURCE:
@@ -204,17 +204,17 @@ def _series(table: Table, counts: Ints, rows: list[int], metric: str) -> Iterato
             for unit, (kind, modality) in _TOKENS.items():
                 if unit in table.units:
                     told = {**labels, "type": kind, "modality": modality, "source": of["source"], "max_token_size": "<=200K"}
-                    yield _Series(told, resource, _unit(table, asked, unit))
+                    yield _Series(told, resource, of_unit(table, asked, unit))
         elif metric == "model_invocation_count":
-            failed = _unit(table, asked, "client_errors") + _unit(table, asked, "server_errors")
+            failed = of_unit(table, asked, "client_errors") + of_unit(table, asked, "server_errors")
             for unit, (code, category) in _CODES.items():
-                number = asked[:, 0] - failed if unit == "success" else _unit(table, asked, unit)
+                number = asked[:, 0] - failed if unit == "success" else of_unit(table, asked, unit)
                 told = {**labels, "response_code": code, "error_category": category, "method": "GenerateContent"}
                 yield _Series(told, resource, number)
         elif metric in ("model_invocation_latencies", "first_token_latencies"):
             unit = "latency_ms" if metric == "model_invocation_latencies" else "first_token_ms"
             kinds = {"latency_type": "total"} if metric == "model_invocation_latencies" else {}
-            yield _Series({**labels, **kinds}, resource, _unit(table, asked, unit), asked[:, 0])
+            yield _Series({**labels, **kinds}, resource, of_unit(table, asked, unit), asked[:, 0])
 
 
 def _merged(series: Iterator[_Series]) -> Iterator[_Series]:
@@ -226,11 +226,6 @@ def _merged(series: Iterator[_Series]) -> Iterator[_Series]:
             known.counts = known.counts + one.counts
             known.requests = None if known.requests is None or one.requests is None else known.requests + one.requests
     yield from (one for one in found.values() if np.any(one.counts))
-
-
-def _unit(table: Table, of_row: Ints, unit: str) -> Ints:
-    nothing: Ints = np.zeros(of_row.shape[0], dtype=np.int64)
-    return of_row[:, 1 + table.units.index(unit)] if unit in table.units else nothing
 
 
 # ---- Faults ------------------------------------------------------------------------------------------------------------

@@ -5,25 +5,21 @@ The keys say whose project it is: `pk-lf-acme:sk-lf-acme` or `pk-lf-globex:sk-lf
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
-import json
 from collections import OrderedDict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from tokentra_dagster.simulator import gateway
-from tokentra_dagster.simulator.faults import STATUS, Fault, damage
 from tokentra_dagster.simulator.gateway import GatewayRequest
+from tokentra_dagster.simulator.json_api import JsonApi
 from tokentra_dagster.simulator.organisation import Organisation
 from tokentra_dagster.simulator.query import Query, Refusal
 from tokentra_dagster.simulator.simulation import Simulation
-from tokentra_dagster.simulator.wire import drop
+from tokentra_dagster.simulator.truth import iso
 
 OBSERVATIONS = "/api/public/v2/observations"
 LIMITS = (50, 1000)
@@ -33,41 +29,29 @@ _TYPE = "GENERATION"
 _PARAMETERS = ("fromStartTime", "toStartTime", "type", "fields", "limit", "cursor")
 
 
-class LangfuseApi:
+class LangfuseApi(JsonApi):
     """An ASGI application at `prefix`."""
 
+    provider, token = "langfuse", "cursor"
+
     def __init__(self, simulation: Simulation, prefix: str) -> None:
-        self._simulation, self._prefix = simulation, prefix
+        super().__init__(simulation, prefix)
         self._reports: OrderedDict[tuple[Any, ...], list[GatewayRequest]] = OrderedDict()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        path = request.url.path.removeprefix(self._prefix)
-        query = Query(request.query_params.multi_items())
-        cursor = query.one("cursor")
-        self._simulation.requests[f"langfuse {path}"] += 1
-        fault = self._simulation.faults.take("langfuse", path, cursor is not None)
-        if fault and fault.kind == "timeout":
-            await asyncio.sleep(fault.seconds)
-        headers: dict[str, str] = {}
-        try:
-            if fault and (status := 400 if fault.kind == "invalid_page_token" else STATUS.get(fault.kind)):
-                headers = {"retry-after": f"{fault.retry_after:g}"} if fault.retry_after is not None else {}
-                raise Refusal(status, "The simulator was told to say so.")
-            page = self._page(request.headers.get("authorization", ""), path, query)
-            _spoil(page, fault, cursor)
-            status, content = 200, json.dumps(page).encode()
-        except Refusal as refusal:
-            status, content = refusal.status, json.dumps({"message": refusal.message, "error": "Refused"}).encode()
-        if fault and fault.kind == "truncated_json":
-            content = damage("truncated_json", content, None)
-        if fault and fault.kind == "dropped":
-            await drop(status, content, send)
-            return
-        await Response(content, status, headers, media_type="application/json")(scope, receive, send)
+    def _error(self, refusal: Refusal) -> dict[str, Any]:
+        return {"message": refusal.message, "error": "Refused"}
 
-    def _page(self, authorization: str, path: str, query: Query) -> dict[str, Any]:
-        org = self._simulation.organisation_of_key("langfuse", _secret_key(authorization))
+    def _spoil(self, answer: dict[str, Any], kind: str, token: str | None) -> None:
+        if kind == "bad_record" and answer["data"]:
+            answer["data"][0]["usageDetails"]["input"] = -5
+        if kind == "repeated_page_token":
+            answer["meta"] = {"cursor": token}
+        if kind == "empty_buckets":
+            answer["data"] = []
+
+    def _answer(self, request: Request, path: str, body: bytes) -> dict[str, Any]:
+        query = Query(request.query_params.multi_items())
+        org = self._simulation.organisation_of_key("langfuse", _secret_key(request.headers.get("authorization", "")))
         if org is None:
             raise Refusal(401, "Invalid credentials. Confirm that you've configured the correct host.")
         if path != OBSERVATIONS:
@@ -118,21 +102,8 @@ def _moment(text: str | None, usual: datetime) -> datetime:
 def _observation(org: Organisation, one: GatewayRequest) -> dict[str, Any]:
     ended = one.at + timedelta(milliseconds=one.milliseconds)
     return {
-        "id": one.id, "traceId": f"trace-{one.id}", "startTime": _iso(one.at), "endTime": _iso(ended), "projectId": f"lf-{org.name}",
+        "id": one.id, "traceId": f"trace-{one.id}", "startTime": iso(one.at), "endTime": iso(ended), "projectId": f"lf-{org.name}",
         "type": _TYPE, "level": "DEFAULT", "userId": one.user, "environment": one.environment, "model": one.model,
         "usageDetails": gateway.usage_details(one),
         "latency": one.milliseconds / 1000,
     }  # fmt: skip
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _spoil(page: dict[str, Any], fault: Fault | None, cursor: str | None) -> None:
-    if fault and fault.kind == "bad_record" and page["data"]:
-        page["data"][0]["usageDetails"]["input"] = -5
-    if fault and fault.kind == "repeated_page_token":
-        page["meta"] = {"cursor": cursor}
-    if fault and fault.kind == "empty_buckets":
-        page["data"] = []

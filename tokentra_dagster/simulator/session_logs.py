@@ -15,6 +15,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from tokentra_dagster.simulator.truth import iso
+
 
 @dataclass(frozen=True, slots=True)
 class LoggedRequest:
@@ -68,7 +70,7 @@ def write_claude_code(folder: Path, found: Iterable[LoggedRequest], seed: int = 
         ]
         # The prompt, and what only mentions usage, are lines, too.
         files.setdefault(own, []).extend(
-            [{"type": "user", "timestamp": _iso(one.at), "message": {"role": "user", "content": 'SECRET PROMPT "usage"'}}, *lines]
+            [{"type": "user", "timestamp": iso(one.at), "message": {"role": "user", "content": 'SECRET PROMPT "usage"'}}, *lines]
         )
         if not one.is_subagent and generator.random() < 0.2:
             agent = directory / one.session / "subagents" / "agent-replay.jsonl"
@@ -102,7 +104,7 @@ def write_codex(folder: Path, found: Iterable[LoggedRequest], seed: int = 0) -> 
         if parent and number % 2:
             # A fork: the parent's events with times of its own, and the parent's sums to go on from.
             lines[0]["payload"]["forked_from_id"] = parent[0]
-            replayed = [line | {"timestamp": _iso(own[0].at)} for line in parent[1][1:]]
+            replayed = [line | {"timestamp": iso(own[0].at)} for line in parent[1][1:]]
             lines += replayed
             total = dict([line for line in replayed if line["payload"].get("info")][-1]["payload"]["info"]["total_token_usage"])
         for one in own:
@@ -135,17 +137,13 @@ def _message(one: LoggedRequest, message_id: str, request_id: str, output: int) 
     }  # fmt: skip
     message = {"id": message_id, "role": "assistant", "model": one.model, "content": "SECRET ANSWER", "usage": usage}
     return {
-        "type": "assistant", "timestamp": _iso(one.at + timedelta(seconds=1 if output == one.output_tokens else 0)), "sessionId": one.session,
+        "type": "assistant", "timestamp": iso(one.at + timedelta(seconds=1 if output == one.output_tokens else 0)), "sessionId": one.session,
         "cwd": one.cwd, "requestId": request_id, "isSidechain": one.is_subagent, "message": message,
     }  # fmt: skip
 
 
 def _codex(at: datetime, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
-    return {"timestamp": _iso(at), "type": kind, "payload": payload}
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"timestamp": iso(at), "type": kind, "payload": payload}
 
 
 def _write(path: Path, lines: Sequence[dict[str, Any]], tail: str = "") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -14,7 +14,7 @@ from tokentra_dagster.errors import UsageError
 from tokentra_dagster.simulator.companies import NAMES, attribution_rules, organisation
 from tokentra_dagster.simulator.faults import Fault, Faults
 from tokentra_dagster.simulator.organisation import Organisation
-from tokentra_dagster.simulator.truth import Adjustment, Ints, Table, counts, minute_of, moment_of
+from tokentra_dagster.simulator.truth import Adjustment, Ints, Table, counts, minute_of, moment_of, next_month
 
 KEY_PREFIX = {
     "openai": "sk-admin-",
@@ -91,6 +91,18 @@ class Simulation:
         found.flags.writeable = False
         self._recent.append((table, asked, found))
         return found
+
+    def days(self, table: Table, start: datetime, end: datetime) -> list[tuple[datetime, Ints]]:
+        """Every whole day of `[start, end)` with its counts, streams x (1 + units), as known now."""
+        days = [start + timedelta(days=n) for n in range(max((end - start).days, 0))]
+        if not days:
+            return []
+        counted = self.counts(table, [minute_of(day) for day in (*days, days[-1] + timedelta(days=1))])
+        return [(day, counted[:, number]) for number, day in enumerate(days)]
+
+    def days_of_month(self, table: Table, month: datetime) -> list[tuple[datetime, Ints]]:
+        """The month's days that have ended."""
+        return self.days(table, month, min(next_month(month), self.clock().replace(hour=0, minute=0)))
 
     def totals(self, org_name: str, provider: str, endpoint: str, start: datetime, end: datetime) -> dict[str, int]:
         """Requests and units of one endpoint in `[start, end)` as known now; what is not used at all is missing."""

@@ -15,7 +15,7 @@ corrected within 44 hours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -146,13 +146,48 @@ class Table:
         )
 
 
+def of_unit(table: Table, counted: Ints, unit: str) -> Ints:
+    """Of counts whose last axis is requests and then the table's units: this unit's, 0 where the table has no such unit."""
+    if unit in table.units:
+        return counted[..., 1 + table.units.index(unit)]
+    nothing: Ints = np.zeros(counted.shape[:-1], dtype=np.int64)
+    return nothing
+
+
+def share(whole: int, count: int, number: int) -> int:
+    """The part of request `number` in what `count` requests have together; the first takes what cannot be divided."""
+    return whole // count + (whole % count if number == 0 else 0)
+
+
+def request_id(stream: Stream, minute: int, number: int) -> str:
+    """The same in every process: 32 hexadecimal digits."""
+    return blake2b(f"{stream.name} {minute} {number}".encode(), digest_size=16).hexdigest()
+
+
 def minute_of(moment: datetime) -> int:
     """Whole minutes from the origin."""
     return (moment.astimezone(UTC) - ORIGIN) // timedelta(minutes=1)
 
 
+def iso(moment: datetime) -> str:
+    """As JavaScript writes a time: milliseconds and `Z`."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def moment_of(minute: int) -> datetime:
     return ORIGIN + timedelta(minutes=minute)
+
+
+def months(first: datetime, last: datetime) -> Iterator[datetime]:
+    """The first midnight of every month from that of `first` to that of `last`."""
+    month = first.replace(day=1, hour=0, minute=0)
+    while month <= last:
+        yield month
+        month = next_month(month)
+
+
+def next_month(month: datetime) -> datetime:
+    return (month + timedelta(days=31)).replace(day=1)
 
 
 def counts(table: Table, edges: Sequence[int] | Ints, now: int, adjustments: Sequence[Adjustment] = ()) -> Ints:
