@@ -15,7 +15,7 @@ import numpy.typing as npt
 BASE = 1.02
 
 
-def latency_buckets(milliseconds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def latency_buckets(milliseconds: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """The bucket of each latency."""
     steps = np.log(np.maximum(milliseconds, 1).astype(np.float64)) / math.log(BASE)
     return np.ceil(np.round(steps, 9)).astype(np.int64)

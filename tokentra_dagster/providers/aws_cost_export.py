@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from tokentra_dagster.errors import PermanentError, TransientError
@@ -20,17 +21,17 @@ from tokentra_dagster.providers.aws_cost_lines import (
     REQUIRED,
     WORD,
     Charge,
-    Sums,
     charge,
     cost,
     measured,
 )
 from tokentra_dagster.providers.aws_s3 import Location
+from tokentra_dagster.providers.bill_lines import Amounts, BillLines
 from tokentra_dagster.providers.failures import DamagedPage, Refused, read_json
 from tokentra_dagster.providers.options import Options
-from tokentra_dagster.providers.payload import DAY, BadItem, day_ceiling, day_floor
+from tokentra_dagster.providers.payload import DAY, day_ceiling, day_floor
 from tokentra_dagster.providers.table_rows import Filter, rows
-from tokentra_dagster.records import Item, RejectedItem
+from tokentra_dagster.records import Item
 
 OPTIONS = ("cost_export", "cost_column", "cost_products", "bucket_region")
 
@@ -81,11 +82,10 @@ class CostExport:
             month = (month + 31 * DAY).replace(day=1)
 
     def _month(self, period: str, manifest: _Manifest, first: datetime, last: datetime) -> Iterator[Item]:
-        sums: dict[Charge, Sums] = {}
-        rejected: list[RejectedItem] = []
+        lines: BillLines[Charge, Amounts] = BillLines("aws cost export", first, last, Amounts, cost)
         for key in manifest.keys:
             try:
-                self._read(key, first, last, sums, rejected)
+                self._read(key, lines)
             except Refused as refusal:
                 if refusal.status != 404:
                     raise
@@ -93,22 +93,13 @@ class CostExport:
         again = self._manifest(period)
         if again is None or again.execution != manifest.execution:
             raise self._changing(period)
-        yield from rejected
-        for one, summed in sums.items():
-            yield cost(one, summed)
+        yield from lines.items()
 
-    def _read(self, key: str, first: datetime, last: datetime, sums: dict[Charge, Sums], rejected: list[RejectedItem]) -> None:
+    def _read(self, key: str, lines: BillLines[Charge, Amounts]) -> None:
         only = Filter(DECIDING, WORD, self.products)
         with self.location.opened(key) as file:
-            for row in rows(file, key, (*REQUIRED, self.column), OPTIONAL, only):
-                try:
-                    one = charge(row)
-                    if first <= one.day < last:
-                        charged = measured(row, self.column)
-                        sums.setdefault(one, Sums()).add(charged)
-                except BadItem as bad:
-                    payload = {"file": key} | {name: str(value) for name, value in row.items() if value is not None}
-                    rejected.append(RejectedItem(reason=f"aws cost export: {bad}", payload=payload))
+            found = rows(file, key, (*REQUIRED, self.column), OPTIONAL, only)
+            lines.add(found, charge, partial(measured, column=self.column), {"file": key})
 
     def _manifest(self, period: str) -> _Manifest | None:
         """The newest manifest of a month; one that each refresh overwrites lies in the month's own folder."""

@@ -15,11 +15,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 from tokentra_dagster.model_names import name_in_arn
 from tokentra_dagster.providers.aws_catalogue import APPLICATION, principal_of
+from tokentra_dagster.providers.bill_lines import Amounts, Measured
 from tokentra_dagster.providers.payload import DAY, BadItem, amount, day_floor, optional_amount
 from tokentra_dagster.records import CostRecord
 
@@ -58,25 +58,6 @@ class Charge:
     user_id: str | None
     unit: str | None
     metadata: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    amount: Decimal
-    list_amount: Decimal | None
-    quantity: Decimal | None
-
-
-@dataclass(slots=True)
-class Sums:
-    amount: Decimal = Decimal(0)
-    list_amount: Decimal | None = None
-    quantity: Decimal | None = None
-
-    def add(self, measured: Measured) -> None:
-        self.amount += measured.amount
-        self.list_amount = _plus(self.list_amount, measured.list_amount)
-        self.quantity = _plus(self.quantity, measured.quantity)
 
 
 def measured(row: Mapping[str, Any], column: str) -> Measured:
@@ -124,7 +105,7 @@ def charge(row: Mapping[str, Any]) -> Charge:
     )
 
 
-def cost(one: Charge, sums: Sums) -> CostRecord:
+def cost(one: Charge, sums: Amounts) -> CostRecord:
     return CostRecord(
         bucket_start=one.day,
         bucket_end=one.day + DAY,
@@ -172,7 +153,3 @@ def _billed_model(usage_type: str | None, place: int | None, product_name: str |
 def _text(row: Mapping[str, Any], name: str) -> str | None:
     value = row.get(name)
     return None if value is None or value == "" else str(value)
-
-
-def _plus(total: Decimal | None, value: Decimal | None) -> Decimal | None:
-    return total if value is None else (total or Decimal(0)) + value

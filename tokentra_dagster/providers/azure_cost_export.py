@@ -11,15 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from tokentra_dagster.errors import PermanentError, TransientError
-from tokentra_dagster.providers.azure_cost_lines import Charge, Columns, Sums, charge, cost, is_of_models, measured
+from tokentra_dagster.providers.azure_cost_lines import Charge, Columns, charge, cost, is_of_models, measured
+from tokentra_dagster.providers.bill_lines import Amounts, BillLines
 from tokentra_dagster.providers.failures import DamagedPage, read_json
 from tokentra_dagster.providers.options import Options
-from tokentra_dagster.providers.payload import BadItem, day_ceiling, day_floor
+from tokentra_dagster.providers.payload import day_ceiling, day_floor
 from tokentra_dagster.providers.table_rows import Filter, header, rows
-from tokentra_dagster.records import Item, RejectedItem
+from tokentra_dagster.records import Item
 
 OPTIONS = ("cost_export", "cost_words")
 WORDS = ("OpenAI", "Foundry Models")
@@ -93,8 +95,7 @@ class CostExports:
         return usable
 
     def _read(self, run: Run, first: datetime, last: datetime) -> Iterator[Item]:
-        sums: dict[Charge, Sums] = {}
-        rejected: list[RejectedItem] = []
+        lines: BillLines[Charge, Amounts] = BillLines("azure cost export", first, last, Amounts, cost)
         for path, size in zip(run.files, run.sizes, strict=True):
             if not path.exists() or (size is not None and path.stat().st_size != size):
                 raise TransientError(
@@ -103,19 +104,10 @@ class CostExports:
             with path.open("rb") as file:
                 columns = Columns.of(path.name, header(file, path.name))
                 file.seek(0)
-                for row in rows(file, path.name, columns.required, columns.optional, Filter(columns.deciding, "")):
-                    if not is_of_models(row, columns, self.words):
-                        continue
-                    try:
-                        one = charge(row, columns)
-                        if first <= one.day < last:
-                            sums.setdefault(one, Sums()).add(*measured(row, columns))
-                    except BadItem as bad:
-                        payload = {"file": path.name} | {name: str(value) for name, value in row.items() if value is not None}
-                        rejected.append(RejectedItem(reason=f"azure cost export: {bad}", payload=payload))
-        yield from rejected
-        for one, summed in sums.items():
-            yield cost(one, summed)
+                found = rows(file, path.name, columns.required, columns.optional, Filter(columns.deciding, ""))
+                of_models = (row for row in found if is_of_models(row, columns, self.words))
+                lines.add(of_models, partial(charge, columns=columns), partial(measured, columns=columns), {"file": path.name})
+        yield from lines.items()
 
 
 def _run(path: Path) -> Run:

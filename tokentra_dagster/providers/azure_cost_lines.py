@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 from tokentra_dagster.errors import PermanentError
+from tokentra_dagster.providers.bill_lines import Amounts, Measured
 from tokentra_dagster.providers.payload import DAY, BadItem, amount, day_floor, optional_amount
 from tokentra_dagster.records import CostRecord
 
@@ -97,27 +97,15 @@ class Charge:
     metadata: tuple[tuple[str, str], ...]
 
 
-@dataclass(slots=True)
-class Sums:
-    amount: Decimal = Decimal(0)
-    list_amount: Decimal | None = None
-    quantity: Decimal | None = None
-
-    def add(self, amount: Decimal, list_amount: Decimal | None, quantity: Decimal | None) -> None:
-        self.amount += amount
-        self.list_amount = self.list_amount if list_amount is None else (self.list_amount or Decimal(0)) + list_amount
-        self.quantity = self.quantity if quantity is None else (self.quantity or Decimal(0)) + quantity
-
-
 def is_of_models(row: Mapping[str, Any], columns: Columns, words: Sequence[str]) -> bool:
     told = " ".join(str(row.get(name) or "") for name in columns.deciding).lower()
     return any(word in told for word in words)
 
 
-def measured(row: Mapping[str, Any], columns: Columns) -> tuple[Decimal, Decimal | None, Decimal | None]:
+def measured(row: Mapping[str, Any], columns: Columns) -> Measured:
     """What the line charges, at list price, and for how much. Raises `BadItem`."""
     names = columns.names
-    return (
+    return Measured(
         amount(row, names["cost"]), optional_amount(row, names.get("list_cost", "")), optional_amount(row, names.get("quantity", "")),
     )  # fmt: skip
 
@@ -139,7 +127,7 @@ def charge(row: Mapping[str, Any], columns: Columns) -> Charge:
     )
 
 
-def cost(one: Charge, sums: Sums) -> CostRecord:
+def cost(one: Charge, sums: Amounts) -> CostRecord:
     model, token_type = billed_model(one.meter)
     return CostRecord(
         bucket_start=one.day,

@@ -42,11 +42,11 @@ def rows(file: IO[bytes], name: str, columns: Sequence[str]) -> Iterator[tuple[i
 
     In CSV every value is text, an empty one None. Raises `PermanentError` for a file that is damaged or of another kind.
     """
-    opened: Any = gzip.GzipFile(fileobj=file, mode="rb") if name.endswith(".gz") else file
+    opened = unpacked(file, name)
     kind = name.removesuffix(".gz").rpartition(".")[2]
     if not is_table(name):
         raise PermanentError(f"{name} is no .jsonl, .json, .csv or .parquet file; export one of these")
-    found = {"jsonl": _lines, "json": _array, "csv": _csv}.get(kind)
+    found = {"jsonl": json_lines, "json": _array, "csv": _csv}.get(kind)
     try:
         yield from _parquet(file, columns) if found is None else found(opened)
     except (EOFError, OSError, zlib.error, UnicodeDecodeError, csv.Error, ValueError) as error:
@@ -55,7 +55,13 @@ def rows(file: IO[bytes], name: str, columns: Sequence[str]) -> Iterator[tuple[i
         ) from None
 
 
-def _lines(file: IO[bytes]) -> Iterator[tuple[int, Row]]:
+def unpacked(file: IO[bytes], name: str) -> Any:
+    """What is in the file, gzipped or not as its name says."""
+    return gzip.GzipFile(fileobj=file, mode="rb") if name.endswith(".gz") else file
+
+
+def json_lines(file: IO[bytes]) -> Iterator[tuple[int, Row]]:
+    """The objects of JSON Lines, numbered from 1; empty lines are passed over."""
     number = 0
     while line := file.readline(LONGEST_ROW):
         number += 1

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tokentra_dagster.errors import PermanentError
+from tokentra_dagster.providers.bill_lines import BillLines
 from tokentra_dagster.providers.google_client import Google
 from tokentra_dagster.providers.google_cost_lines import Charge, Sums, charge, columns_of, cost, is_of_models, measured
 from tokentra_dagster.providers.options import Options
-from tokentra_dagster.providers.payload import BadItem, day_ceiling, day_floor
+from tokentra_dagster.providers.payload import day_ceiling, day_floor
 from tokentra_dagster.providers.table_rows import header, rows
-from tokentra_dagster.records import Item, RejectedItem
+from tokentra_dagster.records import Item
 
 OPTIONS = ("billing_table", "billing_files", "billing_words", "billing_currency")
 WORDS = ("Vertex AI", "Gemini", "Claude")
@@ -65,13 +67,11 @@ class Billing:
         """The charges of the UTC days that `[start, end)` touches, each day's summed by what it was for."""
         first, last = day_floor(start), day_ceiling(end)
         if self.folder is not None:
-            sums, rejected = self._from_files(self.folder, first, last)
+            lines = self._from_files(self.folder, first, last)
         else:
             # A query that breaks off is asked again from the start, so what it told is summed anew.
-            sums, rejected = self.google.ask(f"reading the bill in {self.table}", lambda: self._from_table(first, last), _ROLE)
-        yield from rejected
-        for one, summed in sums.items():
-            yield cost(one, summed)
+            lines = self.google.ask(f"reading the bill in {self.table}", lambda: self._from_table(first, last), _ROLE)
+        yield from lines.items()
 
     def check(self) -> str:
         if self.folder is not None:
@@ -90,12 +90,14 @@ class Billing:
         partitioning = found.time_partitioning
         return read, partitioning is not None and partitioning.field is None
 
-    def _from_table(self, first: datetime, last: datetime) -> tuple[dict[Charge, Sums], list[RejectedItem]]:
+    def _from_table(self, first: datetime, last: datetime) -> BillLines[Charge, Sums]:
         columns, by_arrival = self._table()
         parameters = {"first": first, "last": last, "words": list(self.words)}
         found = self.google.rows(str(self.table), query(str(self.table), columns, by_arrival), parameters, PAGE_SIZE)
         # Of models they all are: the query says so, and a row that says nothing of itself must not vanish.
-        return self._summed(map(plain, found), str(self.table), first, last)
+        lines = _lines(first, last)
+        self._add(lines, map(plain, found), str(self.table))
+        return lines
 
     # ---- Files --------------------------------------------------------------------------------------------------------
 
@@ -109,9 +111,8 @@ class Billing:
             raise PermanentError(f"google: {folder} holds no {', '.join(_SUFFIXES)} file; export the billing table's rows there")
         return found
 
-    def _from_files(self, folder: Path, first: datetime, last: datetime) -> tuple[dict[Charge, Sums], list[RejectedItem]]:
-        sums: dict[Charge, Sums] = {}
-        rejected: list[RejectedItem] = []
+    def _from_files(self, folder: Path, first: datetime, last: datetime) -> BillLines[Charge, Sums]:
+        lines = _lines(first, last)
         known: dict[bytes, Path] = {}
         for path in self._files(folder):
             with path.open("rb") as file:
@@ -129,26 +130,18 @@ class Billing:
                     )
                 file.seek(0)
                 of_models = (row for row in rows(file, path.name, (), read, None) if is_of_models(row, self.words))
-                self._summed(of_models, path.name, first, last, sums, rejected)
-        return sums, rejected
+                self._add(lines, of_models, path.name)
+        return lines
 
     # ---- Rows ---------------------------------------------------------------------------------------------------------
 
-    def _summed(
-        self, found: Iterator[Mapping[str, Any]], place: str, first: datetime, last: datetime,
-        sums: dict[Charge, Sums] | None = None, rejected: list[RejectedItem] | None = None,
-    ) -> tuple[dict[Charge, Sums], list[RejectedItem]]:  # fmt: skip
-        sums, rejected = {} if sums is None else sums, [] if rejected is None else rejected
-        for row in found:
-            try:
-                one = charge(row, self.in_dollars)
-                if first <= one.day < last:
-                    paid = measured(row, self.in_dollars)
-                    sums.setdefault(one, Sums()).add(paid)
-            except BadItem as bad:
-                payload = {"from": place} | {name: str(value) for name, value in row.items() if value is not None}
-                rejected.append(RejectedItem(reason=f"google billing export: {bad}", payload=payload))
-        return sums, rejected
+    def _add(self, lines: BillLines[Charge, Sums], found: Iterable[Mapping[str, Any]], place: str) -> None:
+        measure = partial(measured, in_dollars=self.in_dollars)
+        lines.add(found, partial(charge, in_dollars=self.in_dollars), measure, {"from": place})
+
+
+def _lines(first: datetime, last: datetime) -> BillLines[Charge, Sums]:
+    return BillLines("google billing export", first, last, Sums, cost)
 
 
 def query(table: str, columns: list[str], by_arrival: bool) -> str:

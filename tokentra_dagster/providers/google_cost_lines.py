@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
+from tokentra_dagster.providers.bill_lines import plus
 from tokentra_dagster.providers.payload import DAY, BadItem, amount, day_floor, optional_amount
 from tokentra_dagster.records import CostRecord
 
@@ -78,12 +79,12 @@ class Sums:
     list_amount: Decimal | None = None
     quantity: Decimal | None = None
 
-    def add(self, row: Measured) -> None:
+    def add(self, row: Measured, /) -> None:
         self.cost += row.cost
         for kind, value in row.credits:
             self.credits[kind] += value  # type: ignore[assignment]
-        self.list_amount = self.list_amount if row.list_amount is None else (self.list_amount or Decimal(0)) + row.list_amount
-        self.quantity = self.quantity if row.quantity is None else (self.quantity or Decimal(0)) + row.quantity
+        self.list_amount = plus(self.list_amount, row.list_amount)
+        self.quantity = plus(self.quantity, row.quantity)
 
 
 @dataclass(frozen=True, slots=True)

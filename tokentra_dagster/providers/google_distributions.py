@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from tokentra_dagster.latency import BASE, latency_percentile
+import numpy as np
+
+from tokentra_dagster.latency import BASE, latency_buckets, latency_percentile
 from tokentra_dagster.providers.payload import BadItem
 
 _MOST_BUCKETS = 10_000
@@ -129,7 +131,7 @@ def _narrowed(lower: float, upper: float | None, limits: tuple[float, float] | N
 
 def _spread(start: float, stop: float, number: int, found: Counter[int]) -> None:
     """`number` requests, evenly between `start` and `stop`, into our buckets."""
-    first, last = _bucket(start), _bucket(stop)
+    first, last = np.minimum(latency_buckets(np.array([start, stop])), _TOP).tolist()
     placed = 0
     for bucket in range(first, last):
         share = (BASE**bucket - start) / (stop - start)
@@ -139,10 +141,3 @@ def _spread(start: float, stop: float, number: int, found: Counter[int]) -> None
             placed = reached
     if number > placed:
         found[last] += number - placed
-
-
-def _bucket(milliseconds: float) -> int:
-    """As `latency.latency_buckets` does, for one value that need not be whole."""
-    if milliseconds <= 1:
-        return 0
-    return min(math.ceil(round(math.log(milliseconds) / math.log(BASE), 9)), _TOP)

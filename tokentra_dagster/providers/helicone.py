@@ -20,15 +20,15 @@ import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
-from fnmatch import fnmatchcase
 from typing import Any
 
 from tokentra_dagster.errors import PermanentError
-from tokentra_dagster.providers import export_place, langfuse_generations
+from tokentra_dagster.providers import export_place
 from tokentra_dagster.providers.aws_s3 import Object
 from tokentra_dagster.providers.base import ConnectionConfig, Window
 from tokentra_dagster.providers.export_place import place_of
 from tokentra_dagster.providers.export_rows import is_table, rows
+from tokentra_dagster.providers.gateway_models import LENGTHS, LONGEST, OwnModels
 from tokentra_dagster.providers.options import Options
 from tokentra_dagster.providers.payload import BadItem, amount, count, optional_text, utc_instant
 from tokentra_dagster.providers.request_groups import Group, Sums, prompt_length, record
@@ -45,7 +45,6 @@ HELICONE_PROVIDERS = {
 """What Helicone calls each provider, in any case, unless the option says so."""
 COSTS = {"price_list": Decimal(0), "dollars": Decimal(1), "billionths": Decimal("1e-9")}
 """What one unit of the column is worth; with `price_list` it is not read."""
-LENGTHS, LONGEST = langfuse_generations.LENGTHS, langfuse_generations.LONGEST
 _NO_REQUEST = "00000000-0000-0000-0000-000000000000"
 _ID = ("request_id", "response_id")
 _MODEL = ("request_model", "model", "response_model")
@@ -80,9 +79,7 @@ class HeliconeSource:
         self._providers = (
             tuple(name.lower() for name in options.texts("helicone_providers")) or HELICONE_PROVIDERS[config.provider]
         )
-        self._models = tuple(
-            pattern.lower() for pattern in options.texts("models") or langfuse_generations.MODELS.get(config.provider, ())
-        )
+        self._models = OwnModels(config, options)
         self._includes_cache = options.one_of("input_includes_cache", ("no", "yes"), "no") == "yes"
         self._cost = COSTS[options.one_of("cost", tuple(COSTS), "price_list")]
         self._keys = {name: key.lower() for name, key in options.attribution().items()}
@@ -207,7 +204,7 @@ class HeliconeSource:
                 "the row names no provider; export as jsonl, or say with the option models which models are the provider's"
             )
         else:
-            ours = model is None or any(fnmatchcase(model.lower(), pattern) for pattern in self._models)
+            ours = model is None or model in self._models
         if not ours:
             self._others.add(provider or str(model))
         return ours

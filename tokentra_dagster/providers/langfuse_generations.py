@@ -17,11 +17,11 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
-from fnmatch import fnmatchcase
 from typing import Any
 
 from tokentra_dagster.errors import PermanentError
 from tokentra_dagster.providers.base import ConnectionConfig, Window
+from tokentra_dagster.providers.gateway_models import LENGTHS, LONGEST, OwnModels
 from tokentra_dagster.providers.options import Options
 from tokentra_dagster.providers.payload import BadItem, instant, optional_count, optional_text
 from tokentra_dagster.providers.request_groups import Group, Sums, prompt_length, record
@@ -30,13 +30,6 @@ from tokentra_dagster.records import Item, RejectedItem, floor, token_problem
 OPTIONS = ("models", "input_includes_cache")
 TYPES = ("GENERATION", "EMBEDDING")
 """Observations that are a request to a model; others (agents, chains, tools) may repeat the sum of those below them."""
-MODELS = {
-    "openai": ("gpt-*", "o1*", "o3*", "o4*", "chatgpt-*", "text-embedding-*", "openai/*"),
-    "anthropic": ("claude-*", "anthropic/*"),
-    "google": ("gemini-*", "google/*", "vertex_ai/*"),
-}
-"""Models of a provider, unless the option says so; for azure and aws it has to."""
-LENGTHS, LONGEST = (128_000, 200_000, 272_000), 10_000_000
 _READ = ("input_cached_tokens", "cache_read_input_tokens", "input_cache_read")
 _WRITTEN = ("cache_creation_input_tokens", "input_cache_creation", "input_cache_creation_tokens")
 _WRITTEN_5M, _WRITTEN_1H = "input_cache_creation_5m", "input_cache_creation_1h"
@@ -52,7 +45,7 @@ class Generations:
 
     def __init__(self, config: ConnectionConfig, options: Options) -> None:
         self._name = config.asked
-        self._models = tuple(pattern.lower() for pattern in options.texts("models") or MODELS.get(config.provider, ()))
+        self._models = OwnModels(config, options)
         if not self._models:
             raise PermanentError(
                 f"{self._name}: the option models is missing; say which models are {config.provider}'s, e.g. models=my-gpt-*,prod-*"
@@ -103,7 +96,7 @@ class Generations:
         """Whether the provider is asked for this model. Raises `BadItem` for a generation that names none."""
         if model is None:
             raise BadItem("the generation names no model")
-        if any(fnmatchcase(model.lower(), pattern) for pattern in self._models):
+        if model in self._models:
             return True
         self._others.add(model)
         return False

@@ -22,6 +22,7 @@ from psycopg.rows import dict_row
 
 from tokentra_dagster.errors import PermanentError, TransientError
 from tokentra_dagster.providers.base import ConnectionConfig, Window
+from tokentra_dagster.providers.gateway_models import LENGTHS, LONGEST
 from tokentra_dagster.providers.options import Options
 from tokentra_dagster.providers.payload import BadItem
 from tokentra_dagster.providers.request_groups import Group, Sums, prompt_length, record
@@ -37,7 +38,6 @@ LLM_PROVIDERS = {
     "aws": ("bedrock", "bedrock_converse"),
 }
 """What LiteLLM calls each provider (`custom_llm_provider`), unless the option says so."""
-LENGTHS, LONGEST = (128_000, 200_000, 272_000), 10_000_000
 _TABLE = sql.Identifier("LiteLLM_SpendLogs")
 _COLUMNS = (
     "request_id",

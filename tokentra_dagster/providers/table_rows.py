@@ -7,7 +7,6 @@ millions of lines, of which few are about models.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import zlib
@@ -18,6 +17,8 @@ from decimal import Decimal
 from typing import IO, Any
 
 from tokentra_dagster.errors import PermanentError
+from tokentra_dagster.providers.export_rows import json_lines, unpacked
+from tokentra_dagster.providers.payload import BadItem
 
 _BATCH = 8_192
 _LONGEST_CELL = 1 << 24
@@ -44,9 +45,9 @@ def rows(
     if name.endswith(".parquet"):
         found = _parquet(file, name, required, optional, only)
     elif name.endswith((".csv", ".csv.gz")):
-        found = _csv(_unpacked(file, name), name, required, optional, only)
+        found = _csv(unpacked(file, name), name, required, optional, only)
     elif name.removesuffix(".gz").endswith(_JSON) and only is None:
-        found = ({column: row.get(column) for column in (*required, *optional)} for row in _json_lines(_unpacked(file, name)))
+        found = ({column: row.get(column) for column in (*required, *optional)} for row in _json_lines(unpacked(file, name)))
     else:
         raise PermanentError(f"{name} is no .csv, .csv.gz or .parquet file; export one of these")
     try:
@@ -62,7 +63,7 @@ def header(file: IO[bytes], name: str) -> list[str]:
             import pyarrow.parquet as pq
 
             return list(pq.read_schema(file).names)
-        opened = _unpacked(file, name)
+        opened = unpacked(file, name)
         if name.removesuffix(".gz").endswith(_JSON):
             return list(dict.fromkeys(column for row in _json_lines(opened) for column in row))
         text = io.TextIOWrapper(opened, encoding="utf-8-sig", newline="")
@@ -73,17 +74,11 @@ def header(file: IO[bytes], name: str) -> list[str]:
         raise PermanentError(f"{name} cannot be read ({type(error).__name__}: {error}); export it again") from None
 
 
-def _unpacked(file: IO[bytes], name: str) -> Any:
-    return gzip.GzipFile(fileobj=file, mode="rb") if name.endswith(".gz") else file
-
-
-def _json_lines(file: Any) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(file, 1):
-        if line.strip():
-            row = json.loads(line, parse_float=Decimal)
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} is no JSON object")
-            yield row
+def _json_lines(file: Any) -> Iterator[Mapping[str, Any]]:
+    for number, row in json_lines(file):
+        if isinstance(row, BadItem):
+            raise ValueError(f"line {number}: {row}")
+        yield row
 
 
 def _csv(
