@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tokentra_dagster.dbt_manifest import ensure_manifest
+from tokentra_dagster.dbt_manifest import ensure_manifest, target_folder
 from tokentra_dagster.settings import Settings
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.embedded import EmbeddedServer
@@ -26,13 +26,14 @@ for name in [name for name in os.environ if name.startswith("TOKENTRA_")]:
     del os.environ[name]
 # Kept from one session to the next, under the checkout: dbt needs some five seconds to parse the project, in every new home.
 PARSED = Path(__file__).parent.parent / "build" / "parsed"
-os.environ["TOKENTRA_DBT_MANIFEST"] = str(PARSED / "dbt" / "target" / "manifest.json")
+PARSING = Settings.from_environment({"TOKENTRA_HOME": str(PARSED)})
+os.environ["TOKENTRA_DBT_MANIFEST"] = str(target_folder(PARSING) / "manifest.json")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Once, before the workers start."""
     if not hasattr(config, "workerinput"):
-        ensure_manifest(Settings.from_environment({"TOKENTRA_HOME": str(PARSED)}))
+        ensure_manifest(PARSING)
 
 
 def _at(url: str, database: str) -> str:

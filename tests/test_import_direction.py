@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "client": set(),
     "collector": {"errors", "realtime", "records", "settings", "warehouse"},
     "summary": {"errors", "warehouse"},
-    "allocation": {"errors", "warehouse"},
+    "allocation": {"errors", "summary", "warehouse"},
     "health": {"errors", "settings", "warehouse", "ingest"},
     "build_evidence": {"markdown", "warehouse"},
     "dbt_manifest": {"runtime", "settings", "warehouse"},

@@ -13,7 +13,8 @@ from uuid import UUID
 
 from psycopg import sql
 
-from tokentra_dagster.errors import TokenTraError, UsageError
+from tokentra_dagster.errors import UsageError
+from tokentra_dagster.summary import must_be_built, must_be_whole_days
 from tokentra_dagster.warehouse.directory import Connection
 
 DIMENSIONS = {"team": "team", "project": "project", "costCenter": "cost_center", "feature": "feature", "environment": "environment", "user": "user"}  # fmt: skip
@@ -48,22 +49,22 @@ class AllocatedRow:
 def allocated(connection: Connection, org_id: UUID, start: datetime, end: datetime, by: str) -> list[AllocatedRow]:
     """The days of `[start, end)`, both midnight UTC, of which two sources speak, most tokens first.
 
-    Raises `UsageError` for an unknown dimension and `TokenTraError` before the first build.
+    Raises `UsageError` for an unknown dimension or a period that is not whole UTC days, and `TokenTraError` before the first build.
     """
     if by not in DIMENSIONS:
         raise UsageError(f"dimension is {by!r}; it must be one of {', '.join(DIMENSIONS)}.")
-    if connection.execute("SELECT to_regclass('marts.daily_usage_allocation') IS NULL AS missing").fetchone() == {
-        "missing": True
-    }:
-        raise TokenTraError("Nothing has been built yet; run `tokentra sync` or `tokentra import`, then `tokentra build`.")
+    must_be_whole_days(start, end)
+    must_be_built(connection, "marts.daily_usage_allocation")
     dimension = DIMENSIONS[by]
-    named = sql.SQL("(SELECT d.name FROM app.{} AS d WHERE d.id::text = a.value)").format(sql.Identifier(_NAMES[dimension])) if dimension in _NAMES else sql.SQL("a.value")  # fmt: skip
+    value: sql.Composable = sql.SQL("a.value")
+    if dimension in _NAMES:
+        value = sql.SQL("(SELECT d.name FROM app.{} AS d WHERE d.id::text = a.value)").format(sql.Identifier(_NAMES[dimension]))
     rows = connection.execute(
         sql.SQL(
             "SELECT a.provider, {value} AS value, a.basis, sum(a.request_count)::bigint AS requests, "
             "sum(a.total_tokens)::bigint AS total_tokens, sum(a.estimated_cost) AS estimated_cost FROM marts.daily_usage_allocation AS a "
             "WHERE a.org_id = %s AND a.dimension = %s AND a.date >= %s AND a.date < %s GROUP BY 1, 2, 3 ORDER BY total_tokens DESC, 1, 2, 3"
-        ).format(value=named),
+        ).format(value=value),
         [org_id, dimension, start.date(), end.date()],
     ).fetchall()
     return [AllocatedRow(**row) for row in rows]

@@ -29,13 +29,12 @@ from tokentra_dagster.summary import summarize
 from tokentra_dagster.warehouse.database import Database
 from tokentra_dagster.warehouse.directory import add_connection, add_organization, add_rule, disable_connection, organization_id
 
-GRPC = "grpc"
 ORGANIZATIONS = ("acme", "globex")
 
 
 @dataclass(frozen=True, slots=True)
 class Demonstrated:
-    """One connection of every organisation: `path` is where the simulator answers, or `GRPC`. Texts have places for the organisation.
+    """One connection of every organisation: `address` names the simulator's (`RunningSimulator`). Texts have places for the organisation.
 
     `package` is what an extra installs; without it the connection is left out, and the demo says so.
     """
@@ -43,7 +42,7 @@ class Demonstrated:
     name: str
     provider: str
     integration: str
-    path: str
+    address: str
     secret: str
     options: Mapping[str, str] = field(default_factory=dict)
     package: str | None = None
@@ -57,26 +56,26 @@ class Demonstrated:
 
 
 CONNECTIONS = (
-    Demonstrated("openai", "openai", "openai", "/openai/v1", "sk-admin-{org}"),
-    Demonstrated("anthropic", "anthropic", "anthropic", "/anthropic", "sk-ant-admin01-{org}"),
+    Demonstrated("openai", "openai", "openai", "openai_url", "sk-admin-{org}"),
+    Demonstrated("anthropic", "anthropic", "anthropic", "anthropic_url", "sk-ant-admin01-{org}"),
     Demonstrated(
-        "aws", "aws", "aws", "/aws", "AKIASIM{org}:simulated",
+        "aws", "aws", "aws", "aws_url", "AKIASIM{org}:simulated",
         {"regions": "us-east-1,eu-central-1", "cost_export": "s3://{org}-bedrock/export/bedrock"},
     ),
     Demonstrated(
-        "azure", "azure", "azure", "/azure", "azure-token-{org}", 
+        "azure", "azure", "azure", "azure_url", "azure-token-{org}", 
         {"subscriptions": "{subscription}", "cost_export": "{azure_costs}"}, "azure.monitor.querymetrics",
     ),
     Demonstrated(
-        "google", "google", "google", GRPC, "google-token-{org}",
+        "google", "google", "google", "google_url", "google-token-{org}",
         {
-            "projects": "{projects}", "bigquery_endpoint": "{url}/google", "billing_table": "{billing_table}",
+            "projects": "{projects}", "bigquery_endpoint": "{bigquery}", "billing_table": "{billing_table}",
             # Google itself keeps six weeks.
             "retention_days": "400",
         },
         "google.cloud.monitoring_v3",
     ),
-    Demonstrated("gateway", "openai", "langfuse", "/langfuse", "pk-lf-{org}:sk-lf-{org}", {"models": "gpt-*,orion-*"}),
+    Demonstrated("gateway", "openai", "langfuse", "langfuse_url", "pk-lf-{org}:sk-lf-{org}", {"models": "gpt-*,orion-*"}),
 )  # fmt: skip
 
 
@@ -126,17 +125,16 @@ def _set_up(database: Database, simulator, shown: list[Demonstrated], folder: Pa
         for name in ORGANIZATIONS:
             add_organization(db, name)
             places = {
-                "org": name, "url": simulator.url, "subscription": SUBSCRIPTIONS[name],
+                "org": name, "bigquery": simulator.bigquery_url, "subscription": SUBSCRIPTIONS[name],
                 "projects": ",".join(google_projects(simulator.simulation.organisation(name))), "billing_table": table_of(name),
                 "azure_costs": str(folder / name),
             }  # fmt: skip
             for one in shown:
-                url = simulator.google_url if one.path == GRPC else simulator.url + one.path
                 variable = f"TOKENTRA_SECRET_DEMO_{name}_{one.name}".upper()
                 os.environ[variable] = one.secret.format(**places)
                 options = {key: value.format(**places) for key, value in one.options.items()}
                 add_connection(
-                    db, org=name, name=one.name, provider=one.provider, secret_ref=f"env:{variable}", base_url=url,
+                    db, org=name, name=one.name, provider=one.provider, secret_ref=f"env:{variable}", base_url=getattr(simulator, one.address),
                     options=options, integration=one.integration, source=integration_of(one.integration).source_of(options),
                 )  # fmt: skip
             for fill in simulator.simulation.attribution(name):

@@ -70,15 +70,8 @@ def summarize(connection: Connection, org_id: UUID, start: datetime, end: dateti
     """
     if by is not None and by not in DIMENSIONS:
         raise UsageError(f"dimension is {by!r}; it must be one of {', '.join(DIMENSIONS)}.")
-    for name, moment in (("--from", start), ("--to", end)):
-        if (moment.hour, moment.minute, moment.second, moment.microsecond) != (0, 0, 0, 0):
-            raise UsageError(f"{name} is {moment:%Y-%m-%dT%H:%M}; a summary covers whole UTC days, so give a date.")
-    if end <= start:
-        raise UsageError(
-            f"The period is empty: --to ({end:%Y-%m-%d}) is the day after the last one and must be later than --from ({start:%Y-%m-%d})."
-        )
-    if connection.execute("SELECT to_regclass('marts.daily_usage_rollup') IS NULL AS missing").fetchone() == {"missing": True}:
-        raise TokenTraError("Nothing has been built yet; run `tokentra sync` or `tokentra import`, then `tokentra build`.")
+    must_be_whole_days(start, end)
+    must_be_built(connection, "marts.daily_usage_rollup")
     value = DIMENSIONS[by] if by else sql.SQL("NULL::text")
     rows = connection.execute(
         sql.SQL(
@@ -89,3 +82,20 @@ def summarize(connection: Connection, org_id: UUID, start: datetime, end: dateti
     ).fetchall()
     found = [SummaryRow(**row) for row in rows]
     return found if by or found else [SummaryRow(None, None, 0, 0, 0, 0, None, 0)]
+
+
+def must_be_whole_days(start: datetime, end: datetime) -> None:
+    """Raises `UsageError` unless `[start, end)` is one UTC day or more, and whole ones."""
+    for name, moment in (("--from", start), ("--to", end)):
+        if (moment.hour, moment.minute, moment.second, moment.microsecond) != (0, 0, 0, 0):
+            raise UsageError(f"{name} is {moment:%Y-%m-%dT%H:%M}; a summary covers whole UTC days, so give a date.")
+    if end <= start:
+        raise UsageError(
+            f"The period is empty: --to ({end:%Y-%m-%d}) is the day after the last one and must be later than --from ({start:%Y-%m-%d})."
+        )
+
+
+def must_be_built(connection: Connection, mart: str) -> None:
+    """Raises `TokenTraError` before the first build."""
+    if connection.execute("SELECT to_regclass(%s) IS NULL AS missing", [mart]).fetchone() == {"missing": True}:
+        raise TokenTraError("Nothing has been built yet; run `tokentra sync` or `tokentra import`, then `tokentra build`.")

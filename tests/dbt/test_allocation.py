@@ -250,6 +250,8 @@ def test_the_command_shows_the_totals_under_the_names_of_the_other_source(cases:
     assert "unattributed" in CliRunner().invoke(cli, shlex.split(asked)[1:]).output
     refused = CliRunner().invoke(cli, [*shlex.split(asked)[1:], "--by", "colour"])
     assert "must be one of team" in str(refused.exception or refused.output)
+    refused = CliRunner().invoke(cli, [*shlex.split(asked)[1:], "--from", "2026-06-01T10:00"])
+    assert "whole UTC days" in str(refused.exception or refused.output)
 
 
 def test_the_planner_knows_how_many_rows_are_joined(cases):

@@ -192,6 +192,12 @@ def test_a_file_that_is_half_there_is_never_a_smaller_bill(tmp_path, kind):
         costs(tmp_path)
 
 
+def test_a_line_without_an_amount_leaves_no_charge_of_nothing(tmp_path):
+    export(tmp_path, [line(), line(day="11/21/2026", cost="lots")])
+    found, rejected, _ = costs(tmp_path)
+    assert [c.amount for c in found] == [Decimal("1.25")] and len(rejected) == 1
+
+
 def test_a_line_that_cannot_be_read_is_rejected_and_the_others_count(tmp_path):
     export(tmp_path, [line(), line(cost="lots"), line(day="someday"), line(billingCurrency="")])
     found, rejected, _ = costs(tmp_path)

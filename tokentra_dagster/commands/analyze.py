@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokentra_dagster.analytics.periods import COMPARISONS, GRANULARITIES
-from tokentra_dagster.commands.common import echo_json, echo_table, open_database, pairs, parse_moment
+from tokentra_dagster.commands.common import Command, echo_json, echo_table, open_database, pairs, parse_moment
 
 if TYPE_CHECKING:
     from tokentra_dagster.analyses import Analysis, Request
 
 MOST_ROWS = 31
 METRICS = ("tokens", "requests", "errors", "cost", "latency")
-Command = Callable[..., Any]
 
 
 @click.group()

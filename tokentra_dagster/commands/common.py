@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,9 @@ import click
 if TYPE_CHECKING:
     from tokentra_dagster.settings import Settings
     from tokentra_dagster.warehouse.database import Database
+
+Command = Callable[..., Any]
+"""What options are added to."""
 
 
 def settings() -> Settings:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import click
 
-from tokentra_dagster.commands.common import echo_json, echo_table, open_database, parse_moment, settings
+from tokentra_dagster.commands.common import Command, echo_json, echo_table, open_database, parse_moment, settings
+
+
+def of_days(command: Command) -> Command:
+    """The options of what is about some days of one organisation."""
+    for option in (
+        click.option("--to", "end", required=True, help="The day after the last one."),
+        click.option("--from", "start", required=True, help="First UTC day, e.g. 2026-06-01."),
+        click.option("--org", "org_name", required=True),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command()
-@click.option("--org", "org_name", required=True)
-@click.option("--from", "start", required=True, help="First UTC day, e.g. 2026-06-01.")
-@click.option("--to", "end", required=True, help="The day after the last one.")
+@of_days
 @click.option(
     "--by",
     metavar="DIMENSION",
@@ -59,9 +68,7 @@ def echo_summary(title: str, by: str | None, rows) -> None:  # type: ignore[no-u
 
 
 @click.command()
-@click.option("--org", "org_name", required=True)
-@click.option("--from", "start", required=True, help="First UTC day, e.g. 2026-06-01.")
-@click.option("--to", "end", required=True, help="The day after the last one.")
+@of_days
 @click.option(
     "--by",
     metavar="DIMENSION",

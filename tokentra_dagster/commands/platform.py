@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tokentra_dagster.commands.common import echo_json, open_database, settings
+from tokentra_dagster.commands.common import echo_json, open_database, parse_moment, settings
 
 
 @click.command()
@@ -46,8 +46,18 @@ def demo(days: int) -> None:
 )
 def simulate(host: str, port: int, now: str | None, files: Path | None, days: int) -> None:
     """Serve the simulated usage APIs of OpenAI, Anthropic, AWS, Azure, Google and Langfuse until Ctrl-C (docs/simulator.md)."""
-    from tokentra_dagster.commands.common import parse_moment
-    from tokentra_dagster.records import floor
+
+    clock = parse_moment(now, "--now") if now else None
+    if files is not None:
+        from tokentra_dagster.records import floor
+        from tokentra_dagster.simulator.gateway_files import write
+        from tokentra_dagster.simulator.simulation import Simulation
+
+        simulation = Simulation(clock)
+        end = floor(simulation.clock(), "1d")
+        write(simulation, files, end - days * timedelta(days=1), end)
+        click.echo(f"Wrote {days} days, to {end:%Y-%m-%d} (end excluded), below {files}")
+        return
     from tokentra_dagster.simulator.server import (
         ANTHROPIC_PATH,
         AWS_PATH,
@@ -57,17 +67,6 @@ def simulate(host: str, port: int, now: str | None, files: Path | None, days: in
         OPENAI_PATH,
         serve,
     )
-
-    clock = parse_moment(now, "--now") if now else None
-    if files is not None:
-        from tokentra_dagster.simulator.gateway_files import write
-        from tokentra_dagster.simulator.simulation import Simulation
-
-        simulation = Simulation(clock)
-        end = floor(simulation.clock(), "1d")
-        write(simulation, files, end - days * timedelta(days=1), end)
-        click.echo(f"Wrote {days} days, to {end:%Y-%m-%d} (end excluded), below {files}")
-        return
 
     def announce(url: str, google: str | None) -> None:
         click.echo(f"OpenAI:    {url}{OPENAI_PATH}   (key sk-admin-acme or sk-admin-globex)")
